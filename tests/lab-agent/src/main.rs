@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Program that runs inside the lab's machines.
+
+fn main() {}

@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Workspace tasks: demo, test, lab and bench.
+
+fn main() {}
