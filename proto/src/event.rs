@@ -45,14 +45,16 @@ impl Event {
     /// The record as it lies in a buffer.
     pub fn to_wire(self) -> wire::Event {
         match self {
-            Self::MessageChanged { function, vectors: VectorRange { irq_type, first, count } } => wire::Event {
-                kind: event_type::MESSAGE_CHANGED.into(),
-                function: function.0.into(),
-                first: first.into(),
-                count: NonZeroU16::get(count).into(),
-                irq_type: irq_type.to_wire(),
-                ..Default::default()
-            },
+            Self::MessageChanged { function, vectors: VectorRange { irq_type, first, count } } => {
+                wire::Event {
+                    kind: event_type::MESSAGE_CHANGED.into(),
+                    function: function.0.into(),
+                    first: first.into(),
+                    count: NonZeroU16::get(count).into(),
+                    irq_type: irq_type.to_wire(),
+                    ..Default::default()
+                }
+            }
             Self::FunctionGone { function } => wire::Event {
                 kind: event_type::FUNCTION_GONE.into(),
                 function: function.0.into(),
