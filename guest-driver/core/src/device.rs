@@ -2,6 +2,7 @@
 //! Recognising a device and agreeing on features.
 
 use core::fmt;
+use core::num::NonZeroU16;
 use virtio_irq_proto::{Config, ConfigError, F_NATIVE};
 
 /// A device that this driver can use.
@@ -38,6 +39,13 @@ impl Device {
     /// Greatest number of vectors that one request may name.
     pub const fn max_vectors(&self) -> u16 {
         self.config.max_vectors
+    }
+
+    /// The same device for a driver whose buffers hold a reply about `most` vectors: no request names more.
+    #[must_use]
+    pub fn with_vectors_at_most(mut self, most: NonZeroU16) -> Self {
+        self.config.max_vectors = self.config.max_vectors.min(most.get());
+        self
     }
 }
 
@@ -87,6 +95,14 @@ mod tests {
         config[12..14].copy_from_slice(&[31, 0]);
         assert_eq!(Device::probe(&config, 1), Err(ProbeError::Config(ConfigError::MaxVectors(31))));
         assert_eq!(Device::probe(&CONFIG[..15], 1), Err(ProbeError::Config(ConfigError::Short)));
+    }
+
+    #[test]
+    fn a_driver_with_small_buffers_asks_for_fewer_vectors() {
+        let device = Device::probe(&CONFIG, 1).unwrap();
+        let most = |count| device.with_vectors_at_most(NonZeroU16::new(count).unwrap()).max_vectors();
+        assert_eq!(most(5), 5);
+        assert_eq!(most(0x141), 0x140);
     }
 
     #[test]
