@@ -1,2 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The lab: emulated machines on which virtio-irq is shown to work.
+//!
+//! A [`scenario`](scenarios) boots an emulated machine with an IOMMU, the *host*, whose Linux runs vfio-pci, KVM, the
+//! daemon and QEMU, and in that one or more *guests*. Both are Debian's stock kernel. Process 1 of each is the same small
+//! agent, which does what the scenario says and decides nothing.
+//!
+//! Everything is kept under `target/lab`. No process outlives the runner, and nothing stays mounted.
+
+#![forbid(unsafe_code)]
+
+mod agent;
+mod artifacts;
+mod error;
+mod initramfs;
+mod layout;
+mod modules;
+mod program;
+mod progress;
+mod provision;
+
+pub use agent::{Agent, Start};
+pub use artifacts::{Artifacts, build};
+pub use error::{Error, Result};
+pub use layout::Layout;
+pub use progress::Stage;
+pub use provision::provision;

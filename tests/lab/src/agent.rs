@@ -1,0 +1,460 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The runner's end of a machine's agent.
+
+use crate::error::{At, Error, Result};
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use virtio_irq_lab_agent::{Answer, End, Failure, Message, Operation, Request};
+
+/// How long an operation may take that has nothing to wait for. Generous: machines are emulated, and this machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A machine's agent.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    machine: String,
+    shared: Arc<Shared>,
+    writer: Arc<Mutex<UnixStream>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    logs: PathBuf,
+    machine: String,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next_id: u64,
+    replies: HashMap<u64, Result<Answer, Failure>>,
+    starts: Vec<Start>,
+    kernel: Vec<String>,
+    output: HashMap<String, Vec<String>>,
+    files: HashMap<String, File>,
+    gone: Option<String>,
+}
+
+/// One start of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// The kernel's boot id.
+    pub boot_id: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// From the kernel's start until the agent was ready.
+    pub took: Duration,
+}
+
+impl Agent {
+    /// Speaks to the agent of `machine` over `stream`; logs go to files in `logs` whose names begin with the machine's.
+    pub(crate) fn new(machine: &str, stream: UnixStream, logs: &Path) -> Result<Self> {
+        let reader = stream.try_clone().at("socket of an agent")?;
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            logs: logs.to_owned(),
+            machine: machine.to_owned(),
+        });
+        let listener = Arc::clone(&shared);
+        std::thread::spawn(move || listener.listen(BufReader::new(reader)));
+        Ok(Self { machine: machine.to_owned(), shared, writer: Arc::new(Mutex::new(stream)) })
+    }
+
+    /// What the machine is called.
+    #[must_use]
+    pub fn machine(&self) -> &str {
+        &self.machine
+    }
+
+    /// The machine's kernel log.
+    #[must_use]
+    pub fn kernel_log(&self) -> PathBuf {
+        self.shared.log("kernel")
+    }
+
+    /// The log of a process that was started under `name`.
+    #[must_use]
+    pub fn process_log(&self, name: &str) -> PathBuf {
+        self.shared.log(name)
+    }
+
+    /// Waits until the machine has started `count` times in all, and returns all of its starts.
+    ///
+    /// # Errors
+    ///
+    /// If it takes longer than `limit`, or the machine is gone.
+    pub fn started(&self, count: usize, limit: Duration) -> Result<Vec<Start>> {
+        self.wait_for("start", limit, |state| (state.starts.len() >= count).then(|| state.starts.clone()))
+    }
+
+    /// How often the machine has started so far.
+    #[must_use]
+    pub fn start_count(&self) -> usize {
+        self.shared.state().starts.len()
+    }
+
+    /// Reads a file as text, without the newline at its end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Operation`] with the errno, or that the machine does not answer; so for all operations below.
+    pub fn read(&self, path: &str) -> Result<String> {
+        let bytes = self.read_bytes(path)?;
+        Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::read`].
+    pub fn read_bytes(&self, path: &str) -> Result<Vec<u8>> {
+        match self.call(Operation::Read { path: path.to_owned() }, PATIENCE)? {
+            Answer::Content(bytes) => Ok(bytes.0),
+            answer => self.unexpected(&answer),
+        }
+    }
+
+    /// Writes to a file with one `write(2)`. `limit` is for attributes that do their work before they return.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::read`].
+    pub fn write_within(&self, path: &str, data: &str, limit: Duration) -> Result<()> {
+        self.call(Operation::Write { path: path.to_owned(), data: data.to_owned() }, limit).map(drop)
+    }
+
+    /// Writes to a file with one `write(2)`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::read`].
+    pub fn write(&self, path: &str, data: &str) -> Result<()> {
+        self.write_within(path, data, PATIENCE)
+    }
+
+    /// The sorted names in a directory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::read`].
+    pub fn list(&self, path: &str) -> Result<Vec<String>> {
+        match self.call(Operation::List { path: path.to_owned() }, PATIENCE)? {
+            Answer::Names(names) => Ok(names),
+            answer => self.unexpected(&answer),
+        }
+    }
+
+    /// The last part of a symbolic link's target, as sysfs links want to be read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::read`].
+    pub fn link(&self, path: &str) -> Result<String> {
+        match self.call(Operation::Link { path: path.to_owned() }, PATIENCE)? {
+            Answer::Names(names) => {
+                let target = names.first().map(String::as_str).unwrap_or_default();
+                Ok(target.rsplit('/').next().unwrap_or(target).to_owned())
+            }
+            answer => self.unexpected(&answer),
+        }
+    }
+
+    /// Performs an operation whose answer tells nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::read`].
+    pub fn perform(&self, operation: Operation) -> Result<()> {
+        self.call(operation, PATIENCE).map(drop)
+    }
+
+    /// Runs a short program to its end and returns its standard output.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::read`], and [`Error::Unexpected`] with the program's words if it fails.
+    pub fn run(&self, argv: &[&str]) -> Result<String> {
+        let operation = Operation::Run { argv: argv.iter().map(|&word| word.to_owned()).collect() };
+        match self.call(operation, PATIENCE)? {
+            Answer::Ran { end: End::Code(0), output, .. } => Ok(output),
+            Answer::Ran { end, error, .. } => {
+                let message = format!("{}: {}: {end}: {}", self.machine, argv.join(" "), error.trim_end());
+                Err(Error::Unexpected(message))
+            }
+            answer => self.unexpected(&answer),
+        }
+    }
+
+    /// Starts a process; its output goes to [`Agent::process_log`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::read`].
+    pub fn spawn(&self, name: &str, argv: &[String]) -> Result<u32> {
+        match self.call(Operation::Spawn { name: name.to_owned(), argv: argv.to_vec() }, PATIENCE)? {
+            Answer::Process(process) => Ok(process),
+            answer => self.unexpected(&answer),
+        }
+    }
+
+    /// Waits for the end of a process, at most for `limit`; nothing if it runs still.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::read`].
+    pub fn wait(&self, process: u32, limit: Duration) -> Result<Option<End>> {
+        let milliseconds = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        match self.call(Operation::Wait { process, milliseconds }, limit.saturating_add(PATIENCE))? {
+            Answer::Running => Ok(None),
+            Answer::Ended(end) => Ok(Some(end)),
+            answer => self.unexpected(&answer),
+        }
+    }
+
+    /// Asks for something that ends the connection's other side, such as [`Operation::PowerOff`].
+    ///
+    /// # Errors
+    ///
+    /// If the machine is gone already.
+    pub fn tell(&self, operation: Operation) -> Result<()> {
+        self.send(operation).map(drop)
+    }
+
+    /// How many lines the kernel has logged so far: a mark for [`Agent::kernel_line`].
+    #[must_use]
+    pub fn kernel_mark(&self) -> usize {
+        self.shared.state().kernel.len()
+    }
+
+    /// Waits for a line in the kernel's log, after `mark`, that contains `text`.
+    ///
+    /// # Errors
+    ///
+    /// If none comes within `limit`, or the machine is gone.
+    pub fn kernel_line(&self, mark: usize, text: &str, limit: Duration) -> Result<String> {
+        self.wait_for(&format!("kernel log line {text:?}"), limit, |state| {
+            state.kernel.iter().skip(mark).find(|line| line.contains(text)).cloned()
+        })
+    }
+
+    /// The lines of the kernel's log, so far and of all starts, that contain one of `texts`.
+    #[must_use]
+    pub fn kernel_lines(&self, texts: &[&str]) -> Vec<String> {
+        let state = self.shared.state();
+        state.kernel.iter().filter(|line| texts.iter().any(|text| line.contains(text))).cloned().collect()
+    }
+
+    /// Waits for a line of a process that contains `text`.
+    ///
+    /// # Errors
+    ///
+    /// If none comes within `limit`, or the machine is gone.
+    pub fn output_line(&self, name: &str, text: &str, limit: Duration) -> Result<String> {
+        self.wait_for(&format!("line {text:?} of {name}"), limit, |state| {
+            state.output.get(name)?.iter().find(|line| line.contains(text)).cloned()
+        })
+    }
+
+    /// The lines of a process, so far, that contain one of `texts`.
+    #[must_use]
+    pub fn output_lines(&self, name: &str, texts: &[&str]) -> Vec<String> {
+        let state = self.shared.state();
+        let lines = state.output.get(name).map(Vec::as_slice).unwrap_or_default();
+        lines.iter().filter(|line| texts.iter().any(|text| line.contains(text))).cloned().collect()
+    }
+
+    fn call(&self, operation: Operation, limit: Duration) -> Result<Answer> {
+        let what = format!("{operation:?}");
+        let id = self.send(operation)?;
+        let outcome = self.wait_for(&what, limit, |state| state.replies.remove(&id))?;
+        outcome.map_err(|failure| Error::Operation { machine: self.machine.clone(), failure })
+    }
+
+    fn send(&self, operation: Operation) -> Result<u64> {
+        let id = {
+            let mut state = self.shared.state();
+            state.next_id += 1;
+            state.next_id
+        };
+        let mut line = serde_json::to_string(&Request { id, operation })
+            .map_err(|error| Error::Unexpected(format!("a request that is not JSON: {error}")))?;
+        line.push('\n');
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.write_all(line.as_bytes()).map_err(|error| self.gone(&error.to_string()))?;
+        Ok(id)
+    }
+
+    fn wait_for<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut found: impl FnMut(&mut State) -> Option<T>,
+    ) -> Result<T> {
+        let end = Instant::now() + limit;
+        let mut state = self.shared.state();
+        loop {
+            if let Some(found) = found(&mut state) {
+                return Ok(found);
+            }
+            if let Some(why) = &state.gone {
+                return Err(self.gone(why));
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let what = what.to_owned();
+                let (machine, log) = (self.machine.clone(), self.kernel_log());
+                return Err(Error::Late { machine, what, seconds: limit.as_secs(), log });
+            }
+            let waited = self.shared.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn gone(&self, why: &str) -> Error {
+        Error::Gone { machine: self.machine.clone(), why: why.to_owned(), log: self.kernel_log() }
+    }
+
+    fn unexpected<T>(&self, answer: &Answer) -> Result<T> {
+        Err(Error::Unexpected(format!("{}: the agent answered {answer:?}", self.machine)))
+    }
+}
+
+impl Shared {
+    fn listen(&self, mut reader: impl BufRead) {
+        let mut line = String::new();
+        let why = loop {
+            line.clear();
+            match reader.read_line(&mut line) {
+                Ok(0) => break "its end of the channel closed".to_owned(),
+                Ok(_) => {}
+                Err(error) => break error.to_string(),
+            }
+            // Anything else is a line that a machine's end or restart cut short.
+            if let Ok(message) = serde_json::from_str(&line) {
+                self.take(message);
+            }
+        };
+        self.state().gone = Some(why);
+        self.changed.notify_all();
+    }
+
+    fn take(&self, message: Message) {
+        let mut state = self.state();
+        match message {
+            Message::Hello { boot_id, kernel, uptime } => {
+                state.starts.push(Start { boot_id, kernel, took: Duration::from_millis(uptime) });
+            }
+            Message::Reply { id, outcome } => {
+                state.replies.insert(id, outcome);
+            }
+            Message::Kernel { line } => {
+                self.record(&mut state, "kernel", &line);
+                state.kernel.push(line);
+            }
+            Message::Output { name, line, .. } => {
+                self.record(&mut state, &name, &line);
+                state.output.entry(name).or_default().push(line);
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    /// Logs are for people: one that cannot be written must not stop a scenario.
+    fn record(&self, state: &mut State, name: &str, line: &str) {
+        let file = match state.files.get_mut(name) {
+            Some(file) => file,
+            None => match File::create(self.log(name)) {
+                Ok(file) => state.files.entry(name.to_owned()).or_insert(file),
+                Err(_) => return,
+            },
+        };
+        let _: std::io::Result<()> = writeln!(file, "{line}");
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{}-{name}.log", self.machine))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Empties the directory of a scenario's logs.
+pub(crate) fn clear_logs(logs: &Path) -> Result<()> {
+    if logs.exists() {
+        fs::remove_dir_all(logs).at(logs)?;
+    }
+    fs::create_dir_all(logs).at(logs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    fn pair(logs: &Path) -> (Agent, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Agent::new("guest", ours, logs).unwrap(), theirs)
+    }
+
+    fn say(stream: &mut UnixStream, message: &Message) {
+        writeln!(stream, "{}", serde_json::to_string(message).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn an_errno_reaches_the_caller() {
+        let directory = tempfile::tempdir().unwrap();
+        let (agent, mut machine) = pair(directory.path());
+        let peer = std::thread::spawn(move || {
+            let mut line = String::new();
+            BufReader::new(machine.try_clone().unwrap()).read_line(&mut line).unwrap();
+            let request: Request = serde_json::from_str(&line).unwrap();
+            let outcome = Err(Failure { what: "read x".into(), errno: Some(11) });
+            say(&mut machine, &Message::Reply { id: request.id, outcome });
+            machine
+        });
+        assert_eq!(agent.read("x").unwrap_err().errno(), Some(11));
+        drop(peer.join());
+    }
+
+    #[test]
+    fn a_closed_channel_ends_every_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let (agent, machine) = pair(directory.path());
+        drop(machine);
+        assert!(matches!(agent.started(1, SOON), Err(Error::Gone { .. })));
+    }
+
+    #[test]
+    fn a_kernel_line_is_found_after_the_mark_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let (agent, mut machine) = pair(directory.path());
+        for line in ["one", "No irq handler", "two"] {
+            say(&mut machine, &Message::Kernel { line: line.into() });
+        }
+        agent.kernel_line(0, "two", SOON).unwrap();
+        assert_eq!(agent.kernel_line(0, "No irq", SOON).unwrap(), "No irq handler");
+        let late = agent.kernel_line(2, "No irq", Duration::from_millis(20));
+        assert!(matches!(late, Err(Error::Late { .. })));
+        assert_eq!(fs::read_to_string(agent.kernel_log()).unwrap(), "one\nNo irq handler\ntwo\n");
+    }
+
+    #[test]
+    fn a_line_that_was_cut_short_is_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let (agent, mut machine) = pair(directory.path());
+        writeln!(machine, "{{\"reply\":{{\"id").unwrap();
+        say(&mut machine, &Message::Hello { boot_id: "b".into(), kernel: "k".into(), uptime: 1500 });
+        assert_eq!(agent.started(1, SOON).unwrap()[0].took, Duration::from_millis(1500));
+    }
+}

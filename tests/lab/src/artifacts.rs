@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What goes into the machines: the daemon and the agent, built here, and the kernel modules, built in the tree.
+
+use crate::error::{At, Error, Result};
+use crate::layout::Layout;
+use crate::program::{self, bound, in_tree};
+use crate::progress::Stage;
+use crate::provision;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// What the module is built from, relative to the workspace.
+const MODULE_SOURCES: &[&str] = &["Cargo.toml", "proto", "guest-driver", "spec"];
+
+/// Kbuild's products and cargo's: they belong to the place where they were made.
+const PRODUCT_SUFFIXES: &[&str] = &["o", "ko", "a", "cmd", "mod", "symvers", "order", "d"];
+
+/// The built programs and modules.
+#[derive(Debug, Clone)]
+pub struct Artifacts {
+    /// The daemon.
+    pub daemon: PathBuf,
+    /// Process 1 of the machines.
+    pub agent: PathBuf,
+    /// The guest's driver, `virtio_irq.ko`.
+    pub driver: PathBuf,
+    /// The sample client, `virtio_irq_edu.ko`.
+    pub edu: PathBuf,
+}
+
+/// Builds everything from the workspace as it is now.
+///
+/// # Errors
+///
+/// [`Error::Program`] with the compiler's last words.
+pub fn build(layout: &Layout) -> Result<Artifacts> {
+    let _lock = layout.lock()?;
+    let log = layout.logs("build");
+    for name in ["programs.log", "module.log"] {
+        // Of this build only: a log that grows for ever helps nobody.
+        let _: std::io::Result<()> = fs::remove_file(log.join(name));
+    }
+    let stage = Stage::begin("build daemon and agent");
+    let (daemon, agent) = programs(layout, &log.join("programs.log"))?;
+    stage.done();
+    let stage = Stage::begin("build kernel modules");
+    let (driver, edu) = module(layout, &log.join("module.log"))?;
+    stage.done();
+    Ok(Artifacts { daemon, agent, driver, edu })
+}
+
+/// Linked statically: the agent is process 1 of an initramfs that has no libraries, and the daemon runs in a Debian that
+/// may be older than this machine. Static code needs its own target directory, or every build would undo the other.
+fn programs(layout: &Layout, log: &Path) -> Result<(PathBuf, PathBuf)> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = bound(&cargo);
+    command
+        .args(["build", "--release", "--target", TARGET, "--target-dir"])
+        .arg(layout.programs())
+        .args(["--package", "vhost-device-irq", "--package", "virtio-irq-lab-agent"])
+        .current_dir(layout.workspace())
+        .env_remove("RUSTFLAGS")
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    program::run("cargo build", &mut command, log)?;
+    let built = layout.programs().join(TARGET).join("release");
+    Ok((built.join("vhost-device-irq"), built.join("virtio-irq-lab-agent")))
+}
+
+fn module(layout: &Layout, log: &Path) -> Result<(PathBuf, PathBuf)> {
+    let tree = layout.tree();
+    for source in MODULE_SOURCES {
+        mirror(&layout.workspace().join(source), &tree.join("build").join(source))?;
+    }
+    let kernel = provision::release(&tree)?;
+    let mut make = in_tree(&tree, "make");
+    make.args(["-C", "/build/guest-driver/linux"]).arg(format!("KDIR=/lib/modules/{kernel}/build"));
+    program::run("make the modules", &mut make, log)?;
+    let built = tree.join("build/guest-driver/linux");
+    let modules = (built.join("virtio_irq.ko"), built.join("samples/virtio_irq_edu.ko"));
+    for module in [&modules.0, &modules.1] {
+        if !module.is_file() {
+            return Err(Error::Unexpected(format!(
+                "make succeeded without {}; see {}",
+                module.display(),
+                log.display()
+            )));
+        }
+    }
+    Ok(modules)
+}
+
+/// Makes `to` equal to `from`, but for products. A file that is equal already is not touched, so that make and cargo see
+/// what changed.
+fn mirror(from: &Path, to: &Path) -> Result<()> {
+    if !from.is_dir() {
+        let content = fs::read(from).at(from)?;
+        if fs::read(to).ok().as_deref() == Some(&content) {
+            return Ok(());
+        }
+        return fs::copy(from, to).map(drop).at(to);
+    }
+    fs::create_dir_all(to).at(to)?;
+    let children = |directory: &Path| -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(directory).at(directory)?;
+        let paths: std::io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
+        Ok(paths.at(directory)?.into_iter().filter(|path| !is_product(path)).collect())
+    };
+    for child in children(from)? {
+        mirror(&child, &to.join(child.file_name().unwrap_or_default()))?;
+    }
+    for child in children(to)? {
+        let gone = !from.join(child.file_name().unwrap_or_default()).exists();
+        // Generated sources look like sources; only what Rust or C would pick up unasked must go.
+        if gone && child.is_file() && child.extension().is_some_and(|extension| extension == "rs") {
+            fs::remove_file(&child).at(&child)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_product(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let suffix = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    name == "target"
+        || name.starts_with('.')
+        || name.ends_with(".mod.c")
+        || PRODUCT_SUFFIXES.contains(&suffix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mirror;
+    use std::fs;
+
+    #[test]
+    fn mirroring_leaves_products_on_both_sides_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        fs::create_dir_all(from.join("src")).unwrap();
+        fs::create_dir_all(from.join("target/debug")).unwrap();
+        fs::create_dir_all(to.join("src")).unwrap();
+        fs::write(from.join("src/lib.rs"), "new").unwrap();
+        fs::write(from.join("x.o"), "theirs").unwrap();
+        fs::write(to.join("x.ko"), "ours").unwrap();
+        fs::write(to.join("src/gone.rs"), "old").unwrap();
+        mirror(&from, &to).unwrap();
+        assert_eq!(fs::read_to_string(to.join("src/lib.rs")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(to.join("x.ko")).unwrap(), "ours");
+        assert!(!to.join("x.o").exists() && !to.join("target").exists() && !to.join("src/gone.rs").exists());
+    }
+
+    #[test]
+    fn an_equal_file_keeps_its_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("a"), directory.path().join("b"));
+        fs::write(&from, "same").unwrap();
+        mirror(&from, &to).unwrap();
+        let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        fs::File::options().write(true).open(&to).unwrap().set_modified(old).unwrap();
+        mirror(&from, &to).unwrap();
+        assert_eq!(fs::metadata(&to).unwrap().modified().unwrap(), old);
+    }
+}
