@@ -11,7 +11,7 @@ use zerocopy::FromBytes;
 pub enum Status {
     /// Done; the rest of the reply is there.
     Ok = 0,
-    /// The type is unknown, or belongs to a feature that was not negotiated.
+    /// The type is unknown, belongs to a feature that was not negotiated, or does not work for this function.
     Unsupported = 1,
     /// Wrong length, a reserved byte that is not zero, or a field with a value that its definition does not have.
     Invalid = 2,
@@ -86,7 +86,7 @@ pub enum ReplyError {
     Refused(Status),
     /// The device refused with a status that this version does not know (IRQ-DRV-06).
     UnknownStatus(u16),
-    /// The used length is not that of a reply to this request.
+    /// The used length is not that of a reply to this request, or the content contradicts itself or the request.
     Malformed,
 }
 
@@ -128,7 +128,8 @@ impl<'a> FunctionList<'a> {
     /// Reads the bytes that the device says it wrote.
     ///
     /// # Errors
-    /// Any status but [`Status::Ok`]; a length that `count` does not explain; ids that do not ascend.
+    /// Any status but [`Status::Ok`]; a length that `count` does not explain; ids that do not ascend, or more
+    /// `remaining` ids than there are above the last one (IRQ-DRV-23).
     pub fn parse(used: &'a [u8]) -> Result<Self, ReplyError> {
         read_head(used)?;
         let (head, rest) = FunctionListHead::read_from_prefix(used).map_err(|_| ReplyError::Malformed)?;
@@ -136,7 +137,12 @@ impl<'a> FunctionList<'a> {
         if !functions.is_sorted_by(|a, b| a.id.get() < b.id.get()) {
             return Err(ReplyError::Malformed);
         }
-        Ok(Self { functions, remaining: head.remaining.get() })
+        let remaining = head.remaining.get();
+        let room = functions.last().map_or(0, |last| u16::MAX.saturating_sub(last.id.get()));
+        if remaining > room {
+            return Err(ReplyError::Malformed);
+        }
+        Ok(Self { functions, remaining })
     }
 }
 

@@ -2,7 +2,7 @@
 //! Requests: what a driver asks.
 
 use crate::wire::{self, RequestHead, request_type};
-use crate::{FunctionId, IrqType, Status, VectorRange};
+use crate::{FunctionId, FunctionList, IrqType, MessageList, ReplyError, Status, VectorRange};
 use core::num::NonZeroU16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -91,6 +91,18 @@ impl ListFunctions {
             ..Default::default()
         }
     }
+
+    /// Reads the reply to this request; `used` are the bytes that the device says it wrote.
+    ///
+    /// # Errors
+    /// Those of [`FunctionList::parse`], and a list that is longer than asked for or begins below `start`
+    /// (IRQ-DRV-23).
+    pub fn parse_reply<'a>(&self, used: &'a [u8]) -> Result<FunctionList<'a>, ReplyError> {
+        let list = FunctionList::parse(used)?;
+        let fits = list.functions.len() <= usize::from(self.count.get());
+        let begins_in_range = list.functions.first().is_none_or(|first| first.id.get() >= self.start.0);
+        if fits && begins_in_range { Ok(list) } else { Err(ReplyError::Malformed) }
+    }
 }
 
 impl GetMessages {
@@ -111,6 +123,15 @@ impl GetMessages {
             count: self.vectors.count.get().into(),
             ..Default::default()
         }
+    }
+
+    /// Reads the reply to this request; `used` are the bytes that the device says it wrote.
+    ///
+    /// # Errors
+    /// Those of [`MessageList::parse`], and another number of messages than asked for (IRQ-DRV-25).
+    pub fn parse_reply<'a>(&self, used: &'a [u8]) -> Result<MessageList<'a>, ReplyError> {
+        let list = MessageList::parse(used)?;
+        if list.messages.len() == self.vectors.len() { Ok(list) } else { Err(ReplyError::Malformed) }
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::{Device, Progress};
 use core::fmt;
 use core::num::NonZeroU16;
-use virtio_irq_proto::{FunctionId, GetMessages, Message, MessageList, ReplyError, VectorRange};
+use virtio_irq_proto::{FunctionId, GetMessages, Message, ReplyError, VectorRange};
 
 /// A fetch of the messages of a range of vectors, in as many requests as the device's limit asks for.
 #[derive(Clone, Copy, Debug)]
@@ -34,11 +34,9 @@ impl Fetch {
     /// # Errors
     /// The fetch is over. What `sink` got before belongs to vectors that were fetched in earlier requests.
     pub fn reply(&mut self, used: &[u8], mut sink: impl FnMut(Message)) -> Result<Progress<()>, ReplyError> {
-        let asked = self.request().vectors;
-        let list = MessageList::parse(used)?;
-        if list.messages.len() != asked.len() {
-            return Err(ReplyError::Malformed);
-        }
+        let request = self.request();
+        let asked = request.vectors;
+        let list = request.parse_reply(used)?;
         list.messages.iter().for_each(|raw| sink(Message::from(*raw)));
         let left = self.rest.count.get().saturating_sub(asked.count.get());
         match (NonZeroU16::new(left), self.rest.first.checked_add(asked.count.get())) {

@@ -4,9 +4,7 @@
 use crate::Progress;
 use core::fmt;
 use core::num::NonZeroU16;
-use virtio_irq_proto::{
-    Function, FunctionId, FunctionList, ListFunctions, PciAddress, PciIds, ReplyError, wire,
-};
+use virtio_irq_proto::{Function, FunctionId, ListFunctions, PciAddress, PciIds, ReplyError, wire};
 
 /// Number of functions that one request of a search asks for.
 pub const LIST_PAGE: NonZeroU16 = NonZeroU16::new(8).unwrap();
@@ -61,30 +59,19 @@ impl Find {
     /// # Errors
     /// The search is over without a function.
     pub fn reply(&mut self, used: &[u8]) -> Result<Progress<Function>, FindError> {
-        let list = FunctionList::parse(used).map_err(FindError::Reply)?;
-        // A list that does not start where it was asked to, or is longer than asked, would make the search go in
-        // circles or skip entries.
-        let in_page = list.functions.len() <= usize::from(LIST_PAGE.get());
-        let in_order = list.functions.first().is_none_or(|first| first.id.get() >= self.start);
-        if !in_page || !in_order {
-            return Err(FindError::Reply(ReplyError::Malformed));
-        }
+        let list = self.request().parse_reply(used).map_err(FindError::Reply)?;
         for raw in list.functions {
             if let Some(function) = self.consider(raw)? {
                 return Ok(Progress::Done(function));
             }
         }
-        match (list.remaining, list.functions.last()) {
-            (0, _) => self.finish().map(Progress::Done),
-            (_, Some(last)) => match last.id.get().checked_add(1) {
-                Some(next) => {
-                    self.start = next;
-                    Ok(Progress::Again)
-                }
-                None => Err(FindError::Reply(ReplyError::Malformed)),
-            },
-            (_, None) => Err(FindError::Reply(ReplyError::Malformed)),
+        if list.remaining == 0 {
+            return self.finish().map(Progress::Done);
         }
+        // A page that says there is more holds at least one function, and not the one with the greatest id.
+        let next = list.functions.last().and_then(|last| last.id.get().checked_add(1));
+        self.start = next.ok_or(FindError::Reply(ReplyError::Malformed))?;
+        Ok(Progress::Again)
     }
 
     fn consider(&mut self, raw: &wire::Function) -> Result<Option<Function>, FindError> {
