@@ -1,2 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! vhost-user backend of the virtio-irq device.
+//!
+//! [`device`] decides what the device answers, without any I/O. [`host`] knows the functions of the platform.
+//! [`bridge`] joins the two, [`vhost_user`] puts them behind virtqueues, [`serve`] brings the frontends, and
+//! [`cli`] is the program around it all.
+
+pub mod bridge;
+pub mod cli;
+pub mod device;
+pub mod host;
+mod rate;
+pub mod serve;
+mod sys;
+pub mod vhost_user;

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The command line.
+
+mod device;
+mod qemu;
+
+pub use device::{DeviceSpec, Model, SpecError};
+pub use qemu::{ArgsFormat, QemuArgs};
+
+use crate::bridge::Bridge;
+use crate::device::Assigned;
+use crate::host::linux::{LinuxFunction, OpenError, Sysfs};
+use crate::host::sim::SimFunction;
+use crate::host::{HostFunction, Isolation};
+use crate::serve::{SocketError, Stop, Transport, serve};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tracing::level_filters::LevelFilter;
+use tracing::{info, warn};
+use virtio_irq_proto::{Function, FunctionFlags, FunctionId};
+
+/// Tells a guest the MSI messages that this host really programmed for the PCI functions assigned to it.
+///
+/// The VMM connects to the daemon's socket and shows its guest a virtio-irq device. `vhost-device-irq qemu-args`
+/// prints the options that QEMU needs for it.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_long_help = EXAMPLES
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  A Wi-Fi card that the guest sees at 00:06.0:
+    vhost-device-irq --socket-path /run/irq.sock --device 0000:02:00.0,guest=00:06.0
+
+  Two functions, the ids chosen:
+    vhost-device-irq --socket-path /run/irq.sock --device 02:00.0,id=7 --device 03:00.1,id=9
+
+  Without any hardware:
+    vhost-device-irq --socket-path /tmp/irq.sock --device sim:wcn6855,guest=00:06.0
+
+  QEMU beside it:
+    eval qemu-system-x86_64 ... \"$(vhost-device-irq qemu-args --socket-path /run/irq.sock --memory 4G)\"
+
+Exit codes:
+  0  told to end by SIGTERM or SIGINT, or the frontend of --fd left
+  1  the device or the socket cannot be used; the message says why and what to do
+  2  the command line is wrong";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the QEMU options that connect a VM to the daemon
+    QemuArgs(QemuArgs),
+}
+
+#[derive(Args, Debug)]
+struct DaemonArgs {
+    /// Listen at PATH for frontends, one after another; a second one waits until the first leaves. A socket that
+    /// an ended process left there is replaced. Only the user of the daemon can connect
+    #[arg(long, value_name = "PATH", conflicts_with = "fd",
+        required_unless_present_any = ["fd", "print_capabilities"])]
+    socket_path: Option<PathBuf>,
+
+    /// Use the Unix socket that was inherited as descriptor N: a connected one (the daemon ends when the frontend
+    /// leaves) or a listening one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(RawFd).range(0..))]
+    fd: Option<RawFd>,
+
+    /// A function that is assigned to the guest. Repeatable; ids count from 0 in this order unless given
+    ///
+    /// ADDRESS[,guest=ADDRESS][,id=N]: a PCI function of this host, bound to vfio-pci. guest= is where the guest
+    /// sees it, which lets the guest's drivers find it without guessing by its ids.
+    ///
+    /// sim:KIND[,...] or sim:vectors=N[,type=msi|msix][,...]: a simulated function that raises no interrupts.
+    /// KIND is one of edu, wcn6855, wcn7850, igb.
+    #[arg(long = "device", value_name = "SPEC", required_unless_present = "print_capabilities")]
+    devices: Vec<DeviceSpec>,
+
+    /// Serve functions whose interrupts the platform does not check. A guest can then raise any interrupt of the
+    /// host; VFIO needs its own permission for it too (allow_unsafe_interrupts of vfio_iommu_type1)
+    #[arg(long)]
+    allow_unsafe_interrupts: bool,
+
+    /// How much to say on standard error
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Info)]
+    log_level: LogLevel,
+
+    /// Print what the program can do, as JSON, and exit (QEMU's docs/interop/vhost-user.json)
+    #[arg(long)]
+    print_capabilities: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
+pub enum Error {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(
+        "PCI function {name} is not isolated: {reason}. A guest could make it raise any interrupt of this host; \
+         turn interrupt remapping on, or accept the risk with --allow-unsafe-interrupts"
+    )]
+    NotIsolated { name: String, reason: &'static str },
+    #[error("--device {name} is given twice: name every function once")]
+    SameDevice { name: String },
+    #[error("two of the --device options have the id {id}: give each its own id=")]
+    SameId { id: FunctionId },
+    #[error("no id is left for --device {name}: give smaller ids with id=")]
+    NoId { name: String },
+    #[error("cannot serve: {0}")]
+    Serve(#[from] io::Error),
+    #[error("cannot write to standard output: {0}")]
+    Print(io::Error),
+}
+
+impl Error {
+    /// 2 where the command line contradicts itself, 1 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::SameDevice { .. } | Self::SameId { .. } | Self::NoId { .. } => 2,
+            _ => 1,
+        }
+    }
+}
+
+impl Cli {
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    /// One sentence for the operator.
+    pub fn run(self) -> Result<(), Error> {
+        match self.command {
+            Some(Command::QemuArgs(args)) => args.print().map_err(Error::Print),
+            None if self.daemon.print_capabilities => print_capabilities().map_err(Error::Print),
+            None => self.daemon.run(),
+        }
+    }
+}
+
+impl DaemonArgs {
+    fn run(self) -> Result<(), Error> {
+        init_log(self.log_level);
+        let bridge = Arc::new(self.bridge()?);
+        let transport = match (self.socket_path, self.fd) {
+            (Some(path), _) => {
+                let transport = Transport::bind(&path)?;
+                info!("waiting for a frontend at {}", path.display());
+                transport
+            }
+            (None, Some(number)) => Transport::inherit(number)?,
+            (None, None) => return Ok(()),
+        };
+        let stop = Stop::on_signals()?;
+        Ok(serve(&bridge, transport, &stop)?)
+    }
+
+    fn bridge(&self) -> Result<Bridge, Error> {
+        let mut ids = BTreeSet::new();
+        let mut names = BTreeSet::new();
+        let mut functions = Vec::new();
+        for (index, spec) in self.devices.iter().enumerate() {
+            let id = match spec.id {
+                Some(id) => id,
+                None => u16::try_from(index).map_err(|_| Error::NoId { name: spec.model.to_string() })?,
+            };
+            if !ids.insert(id) {
+                return Err(Error::SameId { id: FunctionId(id) });
+            }
+            if let Model::Host(address) = &spec.model
+                && !names.insert(*address)
+            {
+                return Err(Error::SameDevice { name: address.to_string() });
+            }
+            functions.push(self.open(spec, FunctionId(id))?);
+        }
+        Bridge::new(functions).map_err(|error| Error::SameId { id: error.0 })
+    }
+
+    fn open(&self, spec: &DeviceSpec, id: FunctionId) -> Result<(Assigned, Box<dyn HostFunction>), Error> {
+        let host: Box<dyn HostFunction> = match &spec.model {
+            Model::Host(address) => Box::new(LinuxFunction::open(&Sysfs::here(), *address)?),
+            Model::Sim { name, ids, msi_count, msix_count } => {
+                Box::new(SimFunction::new(name, *ids, *msi_count, *msix_count, id.0))
+            }
+        };
+        let what = host.describe();
+        let isolated = what.isolation == Isolation::Isolated;
+        if let Isolation::Missing(reason) = what.isolation {
+            if !self.allow_unsafe_interrupts {
+                return Err(Error::NotIsolated { name: host.name().to_owned(), reason });
+            }
+            warn!(
+                "{} is not isolated ({reason}), and allowed to be by --allow-unsafe-interrupts",
+                host.name()
+            );
+        }
+        let native = what.msi_count > 0 || what.msix_count > 0;
+        if !native {
+            warn!("{} has neither MSI nor MSI-X: there are no messages to tell", host.name());
+        }
+        info!(
+            "function {id}: {} [{:04x}:{:04x}], {} MSI and {} MSI-X vectors",
+            host.name(),
+            what.ids.vendor,
+            what.ids.device,
+            what.msi_count,
+            what.msix_count
+        );
+        let function = Function {
+            id,
+            flags: FunctionFlags::default()
+                .with(FunctionFlags::ISOLATED, isolated)
+                .with(FunctionFlags::STABLE, isolated)
+                .with(FunctionFlags::NATIVE, native),
+            guest_address: spec.guest,
+            ids: what.ids,
+            intx_count: what.intx_count,
+            msi_count: what.msi_count,
+            msix_count: what.msix_count,
+        };
+        Ok((Assigned { function, refused: false }, host))
+    }
+}
+
+fn init_log(level: LogLevel) {
+    let filter = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+    };
+    // Standard error's reader adds the time: the journal, or the person at the terminal.
+    let log = tracing_subscriber::fmt()
+        .with_max_level(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .with_target(false)
+        .without_time();
+    // It fails only if there is a log already.
+    let _ = log.try_init();
+}
+
+fn print_capabilities() -> io::Result<()> {
+    let capabilities = serde_json::json!({ "type": "irq", "features": [] });
+    io::Write::write_all(&mut io::stdout(), format!("{capabilities:#}\n").as_bytes())
+}

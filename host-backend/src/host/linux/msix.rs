@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The MSI-X table of a function.
+
+use super::capability::MsixCapability;
+use super::config::ConfigFile;
+use super::sysfs::Function;
+use crate::device::Pair;
+use crate::host::HostError;
+use crate::sys;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use virtio_irq_proto::VectorRange;
+
+/// Size of an entry: address low, address high, data, vector control.
+const ENTRY_SIZE: u64 = 16;
+const ENTRY_WORDS: usize = 4;
+
+/// An MSI-X table, in the memory of its function.
+///
+/// It is mapped anew for every reading. A mapping does not live long: the kernel takes it away when a driver claims
+/// the BAR (`revoke_iomem` in kernel/resource.c), and a BAR that the kernel assigned anew is elsewhere.
+#[derive(Debug)]
+pub(super) struct MsixTable {
+    capability: MsixCapability,
+    resource: PathBuf,
+}
+
+impl MsixTable {
+    pub(super) fn new(capability: MsixCapability, function: &Function) -> Self {
+        Self { capability, resource: function.path().join(format!("resource{}", capability.bar())) }
+    }
+
+    pub(super) fn read(&self, config: &ConfigFile, vectors: VectorRange) -> Result<Vec<Pair>, HostError> {
+        if !config.msix_is_enabled(self.capability)? {
+            return Err(HostError::NotEnabled);
+        }
+        let mut words = vec![0; vectors.len().saturating_mul(ENTRY_WORDS)];
+        let offset = self.capability.table_offset() + u64::from(vectors.first) * ENTRY_SIZE;
+        self.read_words(offset, &mut words)?;
+        if words.iter().all(|word| *word == u32::MAX) {
+            config.require_alive()?;
+            return Err(HostError::NotEnabled);
+        }
+        words.chunks_exact(ENTRY_WORDS).map(pair).collect()
+    }
+
+    fn read_words(&self, offset: u64, words: &mut [u32]) -> Result<(), HostError> {
+        let file =
+            File::open(&self.resource).map_err(HostError::failed("open the BAR of the MSI-X table"))?;
+        sys::read_mapped(&file, offset, words).map_err(|error| match error.raw_os_error() {
+            // `pci_mmap_resource` in drivers/pci/pci-sysfs.c.
+            Some(libc::EINVAL) => HostError::failed(
+                "map the MSI-X table: this kernel (CONFIG_IO_STRICT_DEVMEM) lets nobody else map a BAR that the \
+                 VMM uses",
+            )(error),
+            Some(libc::EPERM) => {
+                HostError::failed("map the MSI-X table: this kernel is locked down")(error)
+            }
+            _ => HostError::failed("map the MSI-X table")(error),
+        })
+    }
+}
+
+fn pair(entry: &[u32]) -> Result<Pair, HostError> {
+    let [low, high, data, _control] = entry else {
+        return Err(HostError::failed("read a whole table entry")(io::ErrorKind::UnexpectedEof.into()));
+    };
+    match u64::from(*high) << 32 | u64::from(*low) {
+        0 => Err(HostError::NotEnabled),
+        address => Ok(Pair { address, data: *data }),
+    }
+}

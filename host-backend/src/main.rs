@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The daemon `vhost-device-irq`.
+
+use clap::Parser;
+use std::process::ExitCode;
+use vhost_device_irq::cli::Cli;
+
+fn main() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vhost-device-irq: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Keeps what a guest can cause from filling the log.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Lets an action run a few times in a while, and counts what it did not let through.
+#[derive(Debug, Default)]
+pub(crate) struct Limited(Mutex<Window>);
+
+#[derive(Debug, Default)]
+struct Window {
+    began: Option<Instant>,
+    ran: u32,
+    suppressed: u64,
+}
+
+impl Limited {
+    const LENGTH: Duration = Duration::from_secs(10);
+    const MOST: u32 = 10;
+
+    /// Runs `action` with the number of those that were suppressed since the last one that ran, or suppresses it.
+    pub(crate) fn run(&self, action: impl FnOnce(u64)) {
+        if let Some(suppressed) = self.admit(Instant::now()) {
+            action(suppressed);
+        }
+    }
+
+    fn admit(&self, now: Instant) -> Option<u64> {
+        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if window.began.is_none_or(|began| now.duration_since(began) >= Self::LENGTH) {
+            window.began = Some(now);
+            window.ran = 0;
+        }
+        if window.ran >= Self::MOST {
+            window.suppressed += 1;
+            return None;
+        }
+        window.ran += 1;
+        Some(std::mem::take(&mut window.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_eleventh_in_ten_seconds_is_suppressed_and_counted() {
+        let limited = Limited::default();
+        let start = Instant::now();
+        for _ in 0..10 {
+            assert_eq!(limited.admit(start), Some(0));
+        }
+        assert_eq!(limited.admit(start + Duration::from_secs(9)), None);
+        assert_eq!(limited.admit(start + Duration::from_secs(9)), None);
+        assert_eq!(limited.admit(start + Duration::from_secs(10)), Some(2));
+        assert_eq!(limited.admit(start + Duration::from_secs(10)), Some(0));
+    }
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Reads of device memory through a mapping that can vanish.
+//!
+//! Device memory must be read with loads of the right width, so it has to be mapped. But the kernel takes such a
+//! mapping away at any moment: when a driver claims the BAR, or, on a VFIO device, when the guest turns memory
+//! decoding off. The next load then raises SIGBUS, which would end the process at the will of a guest. The handler
+//! here puts zeros in place of the mapping, so that the load finishes and the reader learns of it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, PoisonError};
+
+/// One reader at a time: the handler knows one window.
+static READER: Mutex<()> = Mutex::new(());
+/// First and one past the last address of the mapping that is being read; both 0 at other times.
+static WINDOW: (AtomicUsize, AtomicUsize) = (AtomicUsize::new(0), AtomicUsize::new(0));
+static VANISHED: AtomicBool = AtomicBool::new(false);
+
+/// Reads 32-bit words of device memory, `offset` bytes into what `file` maps. The offset is a multiple of 4.
+///
+/// # Errors
+/// What `mmap` says; EFAULT if the mapping went away during the reading.
+pub(crate) fn read_mapped(file: &File, offset: u64, words: &mut [u32]) -> io::Result<()> {
+    let reader = READER.lock().unwrap_or_else(PoisonError::into_inner);
+    install_handler()?;
+    let page = rustix::param::page_size() as u64;
+    let skip = offset % page;
+    let length = usize::try_from(skip)
+        .ok()
+        .and_then(|skip| skip.checked_add(size_of_val(words)))
+        .filter(|_| offset.is_multiple_of(4))
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    let mapping = Mapping::new(file, offset - skip, length)?;
+    VANISHED.store(false, SeqCst);
+    WINDOW.1.store(mapping.address as usize + mapping.length, SeqCst);
+    WINDOW.0.store(mapping.address as usize, SeqCst);
+    for (index, word) in words.iter_mut().enumerate() {
+        // SAFETY: the mapping is readable and `length` bytes long, which is `skip` plus 4 for each of the words, and
+        // `skip` is a multiple of 4 as `offset` and the page size are, so the address is inside and aligned. The
+        // device may change the memory at any time, which a volatile load of an integer allows for. If the mapping
+        // is taken away, the handler puts another one in its place before the load continues.
+        *word = unsafe { mapping.address.byte_add(skip as usize).cast::<u32>().add(index).read_volatile() };
+    }
+    WINDOW.0.store(0, SeqCst);
+    WINDOW.1.store(0, SeqCst);
+    drop(mapping);
+    drop(reader);
+    if VANISHED.swap(false, SeqCst) { Err(io::Error::from_raw_os_error(libc::EFAULT)) } else { Ok(()) }
+}
+
+struct Mapping {
+    address: *mut libc::c_void,
+    length: usize,
+}
+
+impl Mapping {
+    fn new(file: &File, offset: u64, length: usize) -> io::Result<Self> {
+        let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: a new mapping at a place of the kernel's choice touches no memory that the program uses.
+        let address = unsafe {
+            libc::mmap(ptr::null_mut(), length, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), offset)
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { address, length })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this is the range that mmap returned, or what the handler put in its place, and no reference into
+        // it exists: it is only ever read through the raw address.
+        unsafe { libc::munmap(self.address, self.length) };
+    }
+}
+
+fn install_handler() -> io::Result<()> {
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+    if INSTALLED.load(SeqCst) {
+        return Ok(());
+    }
+    // SAFETY: all-zero bytes are a valid sigaction (no flags, SIG_DFL, empty mask); the handler has the signature
+    // that SA_SIGINFO promises and calls only what is safe in a signal handler. READER is held, so nobody else
+    // installs at the same time.
+    let result = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_bus_error as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_SIGINFO;
+        libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut())
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    INSTALLED.store(true, SeqCst);
+    Ok(())
+}
+
+extern "C" fn on_bus_error(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    let (start, end) = (WINDOW.0.load(SeqCst), WINDOW.1.load(SeqCst));
+    // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo, and for SIGBUS it has the address.
+    let fault = unsafe { (*info).si_addr() } as usize;
+    if start != 0 && (start..end).contains(&fault) {
+        // SAFETY: the window is a mapping of `read_mapped`, which is in its loop: nothing else uses the range, and it
+        // is unmapped by the same address and length afterwards. mmap is a bare system call.
+        let replaced = unsafe {
+            libc::mmap(
+                start as *mut libc::c_void,
+                end - start,
+                libc::PROT_READ,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+                -1,
+                0,
+            )
+        };
+        if replaced != libc::MAP_FAILED {
+            VANISHED.store(true, SeqCst);
+            return;
+        }
+    }
+    // Not ours: the load is done again, and this time ends the process as if nobody had handled the signal.
+    // SAFETY: SIG_DFL is valid for SIGBUS; sigaction's one-argument form is safe in a signal handler.
+    unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::fs::FileExt;
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn reads_words_beyond_the_first_page() {
+        let file = file(&[0; 8192]);
+        file.write_all_at(&[1, 0, 0, 0, 2, 0, 0, 0x80], 4096 + 0x28).unwrap();
+        let mut words = [0; 2];
+        read_mapped(&file, 4096 + 0x28, &mut words).unwrap();
+        assert_eq!(words, [1, 0x8000_0002]);
+    }
+
+    #[test]
+    fn a_mapping_that_vanishes_is_an_error_and_the_next_one_works() {
+        // A mapping beyond the end of its file faults just as one that was taken away.
+        let short = file(&[7; 16]);
+        let mut words = [0; 2];
+        let error = read_mapped(&short, 8192, &mut words).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
+        read_mapped(&short, 8, &mut words).unwrap();
+        assert_eq!(words, [0x0707_0707; 2]);
+    }
+
+    #[test]
+    fn an_unaligned_offset_is_refused() {
+        assert!(read_mapped(&file(&[0; 64]), 6, &mut [0]).is_err());
+    }
+}

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The vhost-user side: the only code that knows vhost-user and vrings.
+
+mod chain;
+mod ring;
+
+pub use ring::Ring;
+
+use crate::bridge::Bridge;
+use crate::device::Device;
+use crate::rate::Limited;
+use crate::sys;
+use chain::{Broken, Buffers, Chain};
+use ring::Memory;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use tracing::{info, warn};
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringState};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_irq_proto::{EVENT_QUEUE, Event, QUEUE_COUNT, REQUEST_QUEUE};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use zerocopy::IntoBytes;
+
+/// Greatest size of a ring: QEMU's own limit.
+const MAX_QUEUE_SIZE: usize = 1024;
+
+/// Number of chains that one wakeup completes. A driver that refills its ring as fast as it is emptied must not keep
+/// the worker from the other queue, nor from leaving.
+const CHAINS_PER_WAKEUP: usize = 64;
+
+/// Id of [`Session::again`] in the worker's epoll instance: the ids up to the number of queues are the library's.
+const AGAIN: u16 = QUEUE_COUNT + 1;
+
+/// One frontend's time with the device.
+#[derive(Debug)]
+pub struct Session {
+    bridge: Arc<Bridge>,
+    memory: Memory,
+    /// Wakes the worker for what it left when it had done enough.
+    again: EventFd,
+    /// What ends the worker, until the library takes it.
+    exit: Mutex<Option<(EventConsumer, EventNotifier)>>,
+    /// The consumer's descriptor, which the library leaves open when it is done with it.
+    exit_fd: RawFd,
+    /// A guest decides how often its rings are faulty.
+    complaints: Limited,
+}
+
+/// How far a ring was worked off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// There is nothing left to do, and the driver will say when there is.
+    Done,
+    /// There may be more to do.
+    More,
+}
+
+impl Session {
+    /// A session, and the daemon of vhost-user-backend that runs it. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// The process is out of descriptors, threads or memory.
+    pub fn new(bridge: Arc<Bridge>) -> io::Result<(Arc<Self>, VhostUserDaemon<Arc<Self>>)> {
+        let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+        let exit = new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)?;
+        let session = Arc::new(Self {
+            bridge,
+            memory: memory.clone(),
+            again: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            exit_fd: exit.0.as_raw_fd(),
+            exit: Mutex::new(Some(exit)),
+            complaints: Limited::default(),
+        });
+        let daemon = VhostUserDaemon::new("frontend".to_owned(), session.clone(), memory)
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        for worker in daemon.get_epoll_handlers() {
+            worker.register_listener(session.again.as_raw_fd(), EventSet::IN, u64::from(AGAIN))?;
+        }
+        Ok((session, daemon))
+    }
+
+    /// Ends the session of a frontend that left: waits for the worker, and forgets the guest.
+    pub fn end(session: Arc<Self>, daemon: VhostUserDaemon<Arc<Self>>) {
+        drop(daemon);
+        let mut device = session.bridge.device();
+        device.reset();
+        device.negotiated(0);
+        drop(device);
+        if session.exit.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            sys::close_abandoned(session.exit_fd);
+        }
+    }
+
+    /// Works off a ring as far as one wakeup goes. `serve` gives a chain back, or says that it wants none.
+    fn work_off(
+        &self,
+        ring: &Ring,
+        mut serve: impl FnMut(&mut VringState<Memory>, &GuestMemoryMmap) -> Result<bool, Broken>,
+    ) -> Progress {
+        let Some(mut state) = ring.running() else { return Progress::Done };
+        let memory = self.memory.memory();
+        let mut budget = CHAINS_PER_WAKEUP;
+        let result = (|| -> Result<Progress, Broken> {
+            state.disable_notification()?;
+            loop {
+                while budget > 0 && serve(&mut state, &memory)? {
+                    budget -= 1;
+                }
+                if budget == 0 {
+                    return Ok(Progress::More);
+                }
+                if !state.enable_notification()? {
+                    return Ok(Progress::Done);
+                }
+            }
+        })();
+        // What was completed before a fault is the driver's, who may wait for it.
+        if budget < CHAINS_PER_WAKEUP && state.needs_notification().unwrap_or(true) {
+            // It fails only if the counter is full, and then the driver has a notification waiting.
+            let _ = state.signal_used_queue();
+        }
+        result.unwrap_or_else(|broken| {
+            if ring.set_faulty() {
+                self.complaints.run(|suppressed| {
+                    warn!(suppressed, "the guest's ring is left alone until it is set up again: {broken}");
+                });
+            }
+            Progress::Done
+        })
+    }
+
+    fn serve_requests(&self, ring: &Ring) -> Progress {
+        self.work_off(ring, |state, memory| {
+            let Some(chain) = Chain::next(state, memory)? else { return Ok(false) };
+            let used = chain.buffers().and_then(|buffers| self.answer(buffers, memory)).unwrap_or(0);
+            chain.complete(state, memory, used)?;
+            Ok(true)
+        })
+    }
+
+    /// `None` where the chain is given back untouched.
+    fn answer(&self, buffers: &Buffers, memory: &GuestMemoryMmap) -> Option<u32> {
+        let request = buffers.read(memory, Device::READABLE_LIMIT)?;
+        let reply = self.bridge.answer(&request, buffers.writable_length());
+        buffers.write(memory, reply.bytes())
+    }
+
+    fn deliver_events(&self, ring: &Ring) -> Progress {
+        if !self.bridge.device().has_events() {
+            return Progress::Done;
+        }
+        self.work_off(ring, |state, memory| {
+            let mut device = self.bridge.device();
+            if !device.has_events() {
+                return Ok(false);
+            }
+            let Some(chain) = Chain::next(state, memory)? else { return Ok(false) };
+            let used = chain.buffers().and_then(|buffers| tell(&mut device, buffers, memory)).unwrap_or(0);
+            chain.complete(state, memory, used)?;
+            Ok(true)
+        })
+    }
+
+    fn wake_again(&self) {
+        // It fails only if the counter is full, and then the worker wakes anyway.
+        let _ = self.again.write(1);
+    }
+}
+
+/// Writes as many events as fit; `None` where the buffer is not one for events.
+fn tell(device: &mut Device, buffers: &Buffers, memory: &GuestMemoryMmap) -> Option<u32> {
+    if buffers.is_readable() {
+        return None;
+    }
+    let events = device.next_events(buffers.writable_length() / Event::SIZE);
+    let used = buffers.write(memory, events.as_bytes())?;
+    device.events_taken(events.len());
+    Some(used)
+}
+
+impl VhostUserBackend for Session {
+    type Bitmap = ();
+    type Vring = Ring;
+
+    fn num_queues(&self) -> usize {
+        usize::from(QUEUE_COUNT)
+    }
+
+    fn max_queue_size(&self) -> usize {
+        MAX_QUEUE_SIZE
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_F_VERSION_1
+            | 1 << VIRTIO_RING_F_INDIRECT_DESC
+            | 1 << VIRTIO_RING_F_EVENT_IDX
+            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+            | self.bridge.device().features()
+    }
+
+    fn acked_features(&self, features: u64) {
+        self.bridge.device().negotiated(features);
+    }
+
+    /// Nothing else: the vhost crate has no handler for STATUS and drops the connection, on which QEMU aborts.
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+    }
+
+    fn set_event_idx(&self, _enabled: bool) {}
+
+    /// Bytes beyond the configuration space are zeros, so that a later, longer one can be told from this one.
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let config = self.bridge.config();
+        let bytes = config.as_bytes().iter().copied().chain(std::iter::repeat(0));
+        bytes.skip(offset as usize).take(size as usize).collect()
+    }
+
+    /// The space is read-only; the device ignores writes.
+    fn set_config(&self, _offset: u32, _buf: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn update_memory(&self, _memory: Memory) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
+        self.exit.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// GET_VRING_BASE: the driver reset the device or left, or the VM is paused. Nothing tells these apart.
+    fn stop_vring(&self, queue_index: u32) -> io::Result<()> {
+        if queue_index == u32::from(REQUEST_QUEUE) {
+            info!("the guest's driver stopped");
+            self.bridge.device().reset();
+        }
+        Ok(())
+    }
+
+    /// Never fails: the library's worker would end, and say nothing.
+    fn handle_event(
+        &self,
+        device_event: u16,
+        _evset: EventSet,
+        vrings: &[Ring],
+        _thread_id: usize,
+    ) -> io::Result<()> {
+        let [requests, events] = vrings else { return Ok(()) };
+        if device_event == AGAIN {
+            let _ = self.again.read();
+        }
+        let mut progress = Progress::Done;
+        if device_event != EVENT_QUEUE {
+            progress = self.serve_requests(requests);
+        }
+        if self.deliver_events(events) == Progress::More || progress == Progress::More {
+            self.wake_again();
+        }
+        Ok(())
+    }
+}
