@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Sample: a driver that programs an MSI message into its device
+ *
+ * QEMU's edu device (1234:11e8) has a DMA engine that writes any bytes to any
+ * address, and an MSI is a DMA write. So it can play a device such as a Wi-Fi
+ * card that holds messages in registers of its own: this driver tells it which
+ * message to write, and counts the interrupts that come of it.
+ *
+ * With the pair that the guest's PCI layer knows, an assigned edu raises
+ * nothing here. With the one that virtio-irq tells, it raises this driver's
+ * interrupt. See edu_host_message() for how to ask, and edu_enable_msi() for
+ * when.
+ *
+ * The dependency on virtio_irq is soft: a driver for a card must load on
+ * machines that have no such module. symbol_request() leaves no reference
+ * behind in modinfo's "depends", loads the module if it can, and says NULL if
+ * there is none.
+ *
+ * The attributes are in /sys/bus/pci/devices/.../virtio_irq_edu/.
+ */
+#include <linux/completion.h>
+#include <linux/delay.h>
+#include <linux/dma-mapping.h>
+#include <linux/interrupt.h>
+#include <linux/io-64-nonatomic-lo-hi.h>
+#include <linux/iopoll.h>
+#include <linux/module.h>
+#include <linux/msi.h>
+#include <linux/mutex.h>
+#include <linux/pci.h>
+#include <linux/virtio_irq.h>
+
+#define EDU_VENDOR 0x1234
+#define EDU_DEVICE 0x11e8
+
+/* Registers of BAR 0, and the device's own buffer as its DMA engine sees it. */
+#define EDU_IRQ_STATUS 0x24
+#define EDU_IRQ_ACK 0x64
+#define EDU_DMA_SOURCE 0x80
+#define EDU_DMA_DESTINATION 0x88
+#define EDU_DMA_COUNT 0x90
+#define EDU_DMA_COMMAND 0x98
+#define EDU_DMA_START BIT_ULL(0)
+#define EDU_DMA_TO_MEMORY BIT_ULL(1)
+#define EDU_BUFFER 0x40000
+
+/* A transfer takes the device 100 ms. */
+#define EDU_DMA_TIMEOUT_US (2 * USEC_PER_SEC)
+#define EDU_FIRE_TIMEOUT_MS 500
+#define EDU_FIRE_MAX 1000
+
+static bool msi = true;
+module_param(msi, bool, 0444);
+MODULE_PARM_DESC(msi, "Enable MSI when a device is found (default Y)");
+
+struct edu_pair {
+	u64 address;
+	u32 data;
+};
+
+/**
+ * struct edu - an edu device
+ * @pdev: the PCI function
+ * @regs: BAR 0
+ * @lock: protects everything below, and the DMA engine
+ * @msi_enabled: whether the vector is allocated and its interrupt requested
+ * @programmed: what the device writes when it fires
+ * @is_programmed: whether there is something in @programmed
+ * @data: the message's data, where the device fetches it
+ * @data_dma: the address of @data
+ * @fired: the handler ran
+ * @handled: number of handler runs
+ */
+struct edu {
+	struct pci_dev *pdev;
+	void __iomem *regs;
+	struct mutex lock;
+	bool msi_enabled;
+	struct edu_pair programmed;
+	bool is_programmed;
+	__le32 *data;
+	dma_addr_t data_dma;
+	struct completion fired;
+	atomic_t handled;
+};
+
+/*
+ * Asks the host for the message that raises MSI vector 0.
+ *
+ * This is all that a card's driver needs. It asks rarely, once after each time
+ * it enabled MSI, so it keeps neither the handle nor the module in between. A
+ * driver that wants to hear of changed messages keeps both.
+ */
+static int edu_host_message(struct edu *edu, struct virtio_irq_msg *msg)
+{
+	typeof(&virtio_irq_get_messages) get_messages;
+	typeof(&virtio_irq_get) get;
+	typeof(&virtio_irq_put) put;
+	struct virtio_irq_function *fn;
+	int err;
+
+	get = symbol_request(virtio_irq_get);
+	if (!get)
+		return -ENODEV;
+	/* The same module, which cannot go away now. */
+	put = symbol_get(virtio_irq_put);
+	get_messages = symbol_get(virtio_irq_get_messages);
+	if (WARN_ON(!put || !get_messages)) {
+		err = -ENODEV;
+		goto put_symbols;
+	}
+
+	fn = get(edu->pdev);
+	if (IS_ERR(fn)) {
+		err = PTR_ERR(fn);
+		goto put_symbols;
+	}
+	err = get_messages(fn, VIRTIO_IRQ_TYPE_MSI, 0, 1, msg);
+	put(fn);
+
+put_symbols:
+	if (get_messages)
+		symbol_put(virtio_irq_get_messages);
+	if (put)
+		symbol_put(virtio_irq_put);
+	symbol_put(virtio_irq_get);
+	return err;
+}
+
+static irqreturn_t edu_irq(int irq, void *arg)
+{
+	struct edu *edu = arg;
+	u32 status = readl(edu->regs + EDU_IRQ_STATUS);
+
+	/* A message that the DMA engine wrote leaves no status. */
+	if (status)
+		writel(status, edu->regs + EDU_IRQ_ACK);
+	atomic_inc(&edu->handled);
+	complete(&edu->fired);
+	return IRQ_HANDLED;
+}
+
+/*
+ * From here on there is a message. Whatever was programmed belongs to the time
+ * before: the host may have allocated another vector.
+ */
+static int edu_enable_msi(struct edu *edu)
+{
+	int err;
+
+	lockdep_assert_held(&edu->lock);
+	if (edu->msi_enabled)
+		return 0;
+	err = pci_alloc_irq_vectors(edu->pdev, 1, 1, PCI_IRQ_MSI);
+	if (err < 0)
+		return err;
+	err = request_irq(pci_irq_vector(edu->pdev, 0), edu_irq, 0,
+			  KBUILD_MODNAME, edu);
+	if (err) {
+		pci_free_irq_vectors(edu->pdev);
+		return err;
+	}
+	edu->msi_enabled = true;
+	return 0;
+}
+
+static void edu_disable_msi(struct edu *edu)
+{
+	lockdep_assert_held(&edu->lock);
+	if (!edu->msi_enabled)
+		return;
+	free_irq(pci_irq_vector(edu->pdev, 0), edu);
+	pci_free_irq_vectors(edu->pdev);
+	edu->msi_enabled = false;
+}
+
+static int edu_guest_pair(struct edu *edu, struct edu_pair *pair)
+{
+	struct msi_msg msg;
+
+	lockdep_assert_held(&edu->lock);
+	if (!edu->msi_enabled)
+		return -ENODATA;
+	get_cached_msi_msg(pci_irq_vector(edu->pdev, 0), &msg);
+	pair->address = (u64)msg.address_hi << 32 | msg.address_lo;
+	pair->data = msg.data;
+	return 0;
+}
+
+static int edu_dma(struct edu *edu, u64 source, u64 destination, u64 command)
+{
+	u64 busy;
+
+	lockdep_assert_held(&edu->lock);
+	writeq(source, edu->regs + EDU_DMA_SOURCE);
+	writeq(destination, edu->regs + EDU_DMA_DESTINATION);
+	writeq(sizeof(*edu->data), edu->regs + EDU_DMA_COUNT);
+	writeq(command | EDU_DMA_START, edu->regs + EDU_DMA_COMMAND);
+	return readq_poll_timeout(edu->regs + EDU_DMA_COMMAND, busy,
+				  !(busy & EDU_DMA_START), 1000,
+				  EDU_DMA_TIMEOUT_US);
+}
+
+/* Tells the device which message to write. */
+static int edu_program(struct edu *edu, const struct edu_pair *pair)
+{
+	int err;
+
+	lockdep_assert_held(&edu->lock);
+	edu->is_programmed = false;
+	*edu->data = cpu_to_le32(pair->data);
+	err = edu_dma(edu, edu->data_dma, EDU_BUFFER, 0);
+	if (err)
+		return err;
+	edu->programmed = *pair;
+	edu->is_programmed = true;
+	return 0;
+}
+
+/* Lets the device write its message once, and waits a little for the handler. */
+static int edu_fire(struct edu *edu)
+{
+	int err;
+
+	lockdep_assert_held(&edu->lock);
+	reinit_completion(&edu->fired);
+	err = edu_dma(edu, EDU_BUFFER, edu->programmed.address,
+		      EDU_DMA_TO_MEMORY);
+	if (err)
+		return err;
+	/* That nothing came is for the reader of "handled" to see. */
+	if (wait_for_completion_killable_timeout(&edu->fired,
+						 msecs_to_jiffies(EDU_FIRE_TIMEOUT_MS)) < 0)
+		return -EINTR;
+	return 0;
+}
+
+static ssize_t msi_show(struct device *dev, struct device_attribute *attr,
+			char *buf)
+{
+	struct edu *edu = dev_get_drvdata(dev);
+
+	guard(mutex)(&edu->lock);
+	return sysfs_emit(buf, "%d\n", edu->msi_enabled);
+}
+
+static ssize_t msi_store(struct device *dev, struct device_attribute *attr,
+			 const char *buf, size_t len)
+{
+	struct edu *edu = dev_get_drvdata(dev);
+	bool enable;
+	int err;
+
+	err = kstrtobool(buf, &enable);
+	if (err)
+		return err;
+	guard(mutex)(&edu->lock);
+	if (enable)
+		err = edu_enable_msi(edu);
+	else
+		edu_disable_msi(edu);
+	return err ?: len;
+}
+static DEVICE_ATTR_RW(msi);
+
+static ssize_t guest_pair_show(struct device *dev,
+			       struct device_attribute *attr, char *buf)
+{
+	struct edu *edu = dev_get_drvdata(dev);
+	struct edu_pair pair;
+	int err;
+
+	guard(mutex)(&edu->lock);
+	err = edu_guest_pair(edu, &pair);
+	if (err)
+		return err;
+	return sysfs_emit(buf, "%08llx/%04x\n", pair.address, pair.data);
+}
+static DEVICE_ATTR_RO(guest_pair);
+
+static ssize_t host_pair_show(struct device *dev,
+			      struct device_attribute *attr, char *buf)
+{
+	struct edu *edu = dev_get_drvdata(dev);
+	struct virtio_irq_msg msg;
+	int err;
+
+	/* No lock: this does not touch the device, and may take seconds. */
+	err = edu_host_message(edu, &msg);
+	if (err)
+		return err;
+	return sysfs_emit(buf, "%08llx/%04x %u\n", msg.address, msg.data,
+			  msg.generation);
+}
+static DEVICE_ATTR_RO(host_pair);
+
+static ssize_t program_show(struct device *dev, struct device_attribute *attr,
+			    char *buf)
+{
+	struct edu *edu = dev_get_drvdata(dev);
+
+	guard(mutex)(&edu->lock);
+	if (!edu->is_programmed)
+		return -ENODATA;
+	return sysfs_emit(buf, "%08llx/%04x\n", edu->programmed.address,
+			  edu->programmed.data);
+}
+
+static int edu_parse_pair(const char *buf, struct edu_pair *pair)
+{
+	int end = 0;
+
+	if (sscanf(buf, "%llx/%x%n", &pair->address, &pair->data, &end) != 2)
+		return -EINVAL;
+	return buf[end] == '\0' || sysfs_streq(buf + end, "") ? 0 : -EINVAL;
+}
+
+static ssize_t program_store(struct device *dev, struct device_attribute *attr,
+			     const char *buf, size_t len)
+{
+	struct edu *edu = dev_get_drvdata(dev);
+	struct virtio_irq_msg msg;
+	struct edu_pair pair;
+	int err;
+
+	guard(mutex)(&edu->lock);
+	if (sysfs_streq(buf, "guest")) {
+		err = edu_guest_pair(edu, &pair);
+	} else if (sysfs_streq(buf, "host")) {
+		err = edu_host_message(edu, &msg);
+		pair = (struct edu_pair){ msg.address, msg.data };
+	} else {
+		err = edu_parse_pair(buf, &pair);
+	}
+	if (!err)
+		err = edu_program(edu, &pair);
+	return err ?: len;
+}
+static DEVICE_ATTR_RW(program);
+
+static ssize_t fire_store(struct device *dev, struct device_attribute *attr,
+			  const char *buf, size_t len)
+{
+	struct edu *edu = dev_get_drvdata(dev);
+	unsigned int count;
+	int err;
+
+	err = kstrtouint(buf, 0, &count);
+	if (err)
+		return err;
+	if (!count || count > EDU_FIRE_MAX)
+		return -ERANGE;
+	while (count--) {
+		/* Not for the whole run: it may take minutes. */
+		guard(mutex)(&edu->lock);
+		if (!edu->is_programmed)
+			return -ENODATA;
+		err = edu_fire(edu);
+		if (err)
+			return err;
+	}
+	return len;
+}
+static DEVICE_ATTR_WO(fire);
+
+static ssize_t handled_show(struct device *dev, struct device_attribute *attr,
+			    char *buf)
+{
+	struct edu *edu = dev_get_drvdata(dev);
+
+	return sysfs_emit(buf, "%d\n", atomic_read(&edu->handled));
+}
+static DEVICE_ATTR_RO(handled);
+
+static struct attribute *edu_attrs[] = {
+	&dev_attr_msi.attr,
+	&dev_attr_guest_pair.attr,
+	&dev_attr_host_pair.attr,
+	&dev_attr_program.attr,
+	&dev_attr_fire.attr,
+	&dev_attr_handled.attr,
+	NULL,
+};
+
+static const struct attribute_group edu_group = {
+	.name = "virtio_irq_edu",
+	.attrs = edu_attrs,
+};
+
+static const struct attribute_group *edu_groups[] = {
+	&edu_group,
+	NULL,
+};
+
+static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
+{
+	struct edu *edu;
+	int err;
+
+	edu = devm_kzalloc(&pdev->dev, sizeof(*edu), GFP_KERNEL);
+	if (!edu)
+		return -ENOMEM;
+	edu->pdev = pdev;
+	init_completion(&edu->fired);
+	err = devm_mutex_init(&pdev->dev, &edu->lock);
+	if (err)
+		return err;
+
+	err = pcim_enable_device(pdev);
+	if (err)
+		return err;
+	edu->regs = pcim_iomap_region(pdev, 0, KBUILD_MODNAME);
+	if (IS_ERR(edu->regs))
+		return PTR_ERR(edu->regs);
+	err = dma_set_mask_and_coherent(&pdev->dev, DMA_BIT_MASK(32));
+	if (err)
+		return err;
+	edu->data = dmam_alloc_coherent(&pdev->dev, sizeof(*edu->data),
+					&edu->data_dma, GFP_KERNEL);
+	if (!edu->data)
+		return -ENOMEM;
+	/* Before any DMA: an MSI is one. */
+	pci_set_master(pdev);
+	pci_set_drvdata(pdev, edu);
+
+	if (!msi)
+		return 0;
+	guard(mutex)(&edu->lock);
+	return edu_enable_msi(edu);
+}
+
+/* The attributes are gone, and nobody is in them. */
+static void edu_remove(struct pci_dev *pdev)
+{
+	struct edu *edu = pci_get_drvdata(pdev);
+
+	scoped_guard(mutex, &edu->lock)
+		edu_disable_msi(edu);
+	pci_clear_master(pdev);
+}
+
+static const struct pci_device_id edu_ids[] = {
+	{ PCI_DEVICE(EDU_VENDOR, EDU_DEVICE) },
+	{}
+};
+MODULE_DEVICE_TABLE(pci, edu_ids);
+
+static struct pci_driver edu_driver = {
+	.name = KBUILD_MODNAME,
+	.id_table = edu_ids,
+	.probe = edu_probe,
+	.remove = edu_remove,
+	.dev_groups = edu_groups,
+};
+module_pci_driver(edu_driver);
+
+MODULE_DESCRIPTION("virtio-irq sample: program an MSI message into QEMU's edu device");
+MODULE_AUTHOR("The virtio-irq authors");
+MODULE_LICENSE("GPL");
+MODULE_SOFTDEP("pre: virtio_irq");
