@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What is written is read back as it was, and no bytes make a reader panic.
+#![cfg(test)]
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use std::num::NonZeroU16;
+use virtio_irq_proto::wire::{self, FunctionListHead, MessageListHead};
+use virtio_irq_proto::{
+    Config, Event, Function, FunctionFlags, FunctionId, FunctionList, GetMessages, IrqType, ListFunctions,
+    Message, MessageList, PciAddress, PciIds, ReplyError, Request, Status, VectorRange, read_head,
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+prop_compose! {
+    fn vectors()(msix: bool, first: u16, count in 1..=u16::MAX) -> VectorRange {
+        let irq_type = if msix { IrqType::Msix } else { IrqType::Msi };
+        VectorRange { irq_type, first, count: NonZeroU16::new(count).unwrap() }
+    }
+}
+
+prop_compose! {
+    fn config()(max_sources: u32, max_vectors in 32..=u16::MAX) -> Config {
+        Config { max_sources, max_vectors }
+    }
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        (any::<u16>(), 1..=u16::MAX).prop_map(|(start, count)| Request::ListFunctions(ListFunctions {
+            start: FunctionId(start),
+            count: NonZeroU16::new(count).unwrap(),
+        })),
+        (any::<u16>(), vectors()).prop_map(|(function, vectors)| Request::GetMessages(GetMessages {
+            function: FunctionId(function),
+            vectors,
+        })),
+    ]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (any::<u16>(), vectors())
+            .prop_map(|(id, vectors)| Event::MessageChanged { function: FunctionId(id), vectors }),
+        any::<u16>().prop_map(|id| Event::FunctionGone { function: FunctionId(id) }),
+    ]
+}
+
+prop_compose! {
+    fn function()(
+        id: u16,
+        bits: u16,
+        address in any::<Option<u32>>(),
+        ids in any::<(u16, u16, u16, u16, u32)>(),
+        counts in any::<(u16, u16, u16)>(),
+    ) -> Function {
+        // The flag follows the address.
+        let others = FunctionFlags::from_bits(bits & !FunctionFlags::GUEST_ADDRESS.bits());
+        let (vendor, device, subsystem_vendor, subsystem_device, class_revision) = ids;
+        let (intx_count, msi_count, msix_count) = counts;
+        Function {
+            id: FunctionId(id),
+            flags: others.with(FunctionFlags::GUEST_ADDRESS, address.is_some()),
+            guest_address: address.map(PciAddress::from_wire),
+            ids: PciIds { vendor, device, subsystem_vendor, subsystem_device, class_revision },
+            intx_count,
+            msi_count,
+            msix_count,
+        }
+    }
+}
+
+prop_compose! {
+    fn message()(address: u64, data: u32, generation: u32) -> Message {
+        Message { address, data, generation }
+    }
+}
+
+fn emit(request: &Request) -> Vec<u8> {
+    match request {
+        Request::ListFunctions(list) => list.to_wire().as_bytes().to_vec(),
+        Request::GetMessages(get) => get.to_wire().as_bytes().to_vec(),
+    }
+}
+
+/// A head that claims `count` elements, before bytes that need not have them.
+fn with_head(status: u16, count: u16, remaining: u16, rest: &[u8]) -> Vec<u8> {
+    let head = FunctionListHead {
+        head: wire::ReplyHead { status: status.into(), ..Default::default() },
+        count: count.into(),
+        remaining: remaining.into(),
+        ..Default::default()
+    };
+    [head.as_bytes(), rest].concat()
+}
+
+proptest! {
+    #[test]
+    fn a_configuration_space_is_read_back(config in config(), tail in vec(any::<u8>(), 0..8)) {
+        let bytes = [config.to_wire().as_bytes(), &tail].concat();
+        prop_assert_eq!(Config::parse(&bytes), Ok(config));
+    }
+
+    #[test]
+    fn a_request_is_read_back(request in request()) {
+        let bytes = emit(&request);
+        prop_assert!(bytes.len() <= Request::MAX_SIZE);
+        prop_assert_eq!(Request::parse(&bytes), Ok(request));
+    }
+
+    #[test]
+    fn a_request_of_another_length_is_refused(request in request(), tail in vec(any::<u8>(), 1..32), cut in 1..=16usize) {
+        let bytes = emit(&request);
+        prop_assert_eq!(Request::parse(&[&bytes[..], &tail].concat()), Err(Status::Invalid));
+        prop_assert_eq!(Request::parse(&bytes[..bytes.len() - cut]), Err(Status::Invalid));
+    }
+
+    #[test]
+    fn only_what_is_emitted_is_accepted(bytes in vec(any::<u8>(), 16), kind in 1..=2u8, zero: bool) {
+        let mut bytes = bytes;
+        bytes[..2].copy_from_slice(&[kind, 0]);
+        if zero {
+            bytes[2..8].fill(0);
+            if kind == 1 { bytes[12..].fill(0) } else { bytes[11] = 0 }
+        }
+        if let Ok(request) = Request::parse(&bytes) {
+            prop_assert_eq!(emit(&request), bytes);
+        }
+    }
+
+    #[test]
+    fn an_event_is_read_back(event in event()) {
+        prop_assert_eq!(Event::parse(&event.to_wire()), Some(event));
+    }
+
+    #[test]
+    fn a_function_is_read_back(function in function()) {
+        prop_assert_eq!(Function::from(function.to_wire()), function);
+    }
+
+    #[test]
+    fn a_function_list_is_read_back(functions in vec(function(), 0..6), remaining: u16) {
+        let mut functions = functions;
+        functions.sort_by_key(|function| function.id);
+        functions.dedup_by_key(|function| function.id);
+        let room = functions.last().map_or(0, |last| u16::MAX - last.id.0);
+        let wire: Vec<_> = functions.iter().map(Function::to_wire).collect();
+        let count = u16::try_from(wire.len()).unwrap();
+        let bytes = with_head(0, count, remaining, wire.as_bytes());
+        let parsed = FunctionList::parse(&bytes);
+        if remaining > room {
+            prop_assert_eq!(parsed, Err(ReplyError::Malformed));
+        } else {
+            prop_assert_eq!(parsed, Ok(FunctionList { functions: &wire, remaining }));
+        }
+    }
+
+    #[test]
+    fn a_message_list_is_read_back(messages in vec(message(), 0..40)) {
+        let wire: Vec<_> = messages.iter().map(|message| message.to_wire()).collect();
+        let head = MessageListHead {
+            count: u16::try_from(wire.len()).unwrap().into(),
+            ..Default::default()
+        };
+        let bytes = [head.as_bytes(), wire.as_bytes()].concat();
+        let list = MessageList::parse(&bytes).unwrap();
+        prop_assert_eq!(list.messages.iter().map(|raw| Message::from(*raw)).collect::<Vec<_>>(), messages);
+    }
+
+    #[test]
+    fn a_pci_address_is_read_back(raw: u32) {
+        prop_assert_eq!(PciAddress::from_wire(raw).to_wire(), raw);
+    }
+
+    #[test]
+    fn a_status_is_known_or_named(raw: u16) {
+        let expected = match Status::from_wire(raw) {
+            Some(Status::Ok) => Ok(()),
+            Some(status) => { prop_assert_eq!(status.to_wire(), raw); Err(ReplyError::Refused(status)) }
+            None => { prop_assert!(raw >= 10); Err(ReplyError::UnknownStatus(raw)) }
+        };
+        prop_assert_eq!(read_head(&with_head(raw, 0, 0, &[])), expected);
+    }
+
+    #[test]
+    fn no_bytes_make_a_reader_panic(
+        bytes in vec(any::<u8>(), 0..200),
+        status in 0..11u16,
+        count in 0..8u16,
+        remaining: u16,
+    ) {
+        let _ = Config::parse(&bytes);
+        let _ = Config::parse(&[b"VIRQ\x01\x00", &bytes[..]].concat());
+        let _ = Request::parse(&bytes).map(|request| request.reply_size());
+        for kind in 0..4 {
+            let _ = Request::parse(&[&[kind, 0, 0, 0, 0, 0, 0, 0], &bytes[..]].concat());
+        }
+        for record in bytes.chunks_exact(Event::SIZE) {
+            let mut raw = wire::Event::read_from_bytes(record).unwrap();
+            let _ = Event::parse(&raw);
+            raw.kind = 2.into();
+            let _ = Event::parse(&raw);
+        }
+        for used in [&bytes[..], &with_head(status, count, remaining, &bytes)] {
+            let _ = read_head(used);
+            let _ = FunctionList::parse(used);
+            let _ = MessageList::parse(used);
+        }
+    }
+}
