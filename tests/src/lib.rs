@@ -1,2 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Integration tests of virtio-irq.
+//! Tools of the integration tests and benchmarks: the daemon as a process of its own, and a frontend and a guest that
+//! do exactly what they are told to, right or wrong.
+#![allow(clippy::expect_used, reason = "tools of tests and benchmarks: where they fail there is no going on")]
+
+pub mod daemon;
+pub mod guest;
+pub mod link;
+pub mod program;
+pub mod vitals;
+
+pub use daemon::{Daemon, PATIENCE};
+pub use guest::Guest;
+pub use link::Link;

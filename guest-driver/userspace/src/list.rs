@@ -2,7 +2,7 @@
 //! Listing every function.
 
 use virtio_irq_driver::{LIST_PAGE, Progress};
-use virtio_irq_proto::{Function, FunctionId, FunctionList, ListFunctions, ReplyError};
+use virtio_irq_proto::{Function, FunctionId, ListFunctions, ReplyError};
 
 /// A listing of all functions: pages through the list until it ends.
 #[derive(Clone, Debug)]
@@ -22,17 +22,12 @@ impl List {
 
     /// Takes the reply to [`List::request`].
     pub(crate) fn reply(&mut self, used: &[u8]) -> Result<Progress<Vec<Function>>, ReplyError> {
-        let list = FunctionList::parse(used)?;
-        let in_page = list.functions.len() <= usize::from(LIST_PAGE.get());
-        let in_order = list.functions.first().is_none_or(|first| first.id.get() >= self.start);
-        if !in_page || !in_order {
-            return Err(ReplyError::Malformed);
-        }
+        let list = self.request().parse_reply(used)?;
         self.functions.extend(list.functions.iter().map(|raw| Function::from(*raw)));
         if list.remaining == 0 {
             return Ok(Progress::Done(std::mem::take(&mut self.functions)));
         }
-        // A page that brings nothing, or whose last id is the greatest, cannot have anything after it.
+        // A page that says there is more holds at least one function, and not the one with the greatest id.
         let last = list.functions.last().ok_or(ReplyError::Malformed)?.id.get();
         self.start = last.checked_add(1).ok_or(ReplyError::Malformed)?;
         Ok(Progress::Again)

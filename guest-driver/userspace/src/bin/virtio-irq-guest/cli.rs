@@ -34,7 +34,7 @@ pub(crate) struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   Start a device that needs no hardware, in another terminal:
-    vhost-device-irq --socket-path /tmp/irq.sock --device sim:
+    vhost-device-irq --socket-path /tmp/irq.sock --device sim:wcn6855
 
   Which functions does it know?
     virtio-irq-guest --socket-path /tmp/irq.sock list
