@@ -49,7 +49,12 @@ pub const KINDS: [SimKind; 4] = [
     SimKind {
         name: "edu",
         what: "QEMU's edu device, 1 MSI vector",
-        ids: model(0x1234, 0x11e8, 0x00ff_0010),
+        // As QEMU's edu has them, so that a guest with that device finds its function.
+        ids: PciIds {
+            subsystem_vendor: 0x1af4,
+            subsystem_device: 0x1100,
+            ..model(0x1234, 0x11e8, 0x00ff_0010)
+        },
         msi_count: 1,
         msix_count: 0,
     },
