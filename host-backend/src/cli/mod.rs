@@ -164,6 +164,8 @@ impl Cli {
 impl DaemonArgs {
     fn run(self) -> Result<(), Error> {
         init_log(self.log_level);
+        // From here on a signal ends the daemon in order, and removes its socket.
+        let stop = Stop::on_signals()?;
         let bridge = Arc::new(self.bridge()?);
         let transport = match (self.socket_path, self.fd) {
             (Some(path), _) => {
@@ -174,7 +176,6 @@ impl DaemonArgs {
             (None, Some(number)) => Transport::inherit(number)?,
             (None, None) => return Ok(()),
         };
-        let stop = Stop::on_signals()?;
         Ok(serve(&bridge, transport, &stop)?)
     }
 

@@ -61,6 +61,16 @@ enum Progress {
     More,
 }
 
+/// What one look at a ring came to.
+enum Look {
+    /// A chain was completed.
+    Completed,
+    /// No chain is available.
+    Empty,
+    /// No chain is wanted.
+    Enough,
+}
+
 impl Session {
     /// A session, and the daemon of vhost-user-backend that runs it. Nothing is connected yet.
     ///
@@ -97,33 +107,31 @@ impl Session {
         }
     }
 
-    /// Works off a ring as far as one wakeup goes. `serve` gives a chain back, or says that it wants none.
+    /// Works off a ring as far as one wakeup goes. `serve` looks for a chain and gives it back.
     fn work_off(
         &self,
         ring: &Ring,
-        mut serve: impl FnMut(&mut VringState<Memory>, &GuestMemoryMmap) -> Result<bool, Broken>,
+        mut serve: impl FnMut(&mut VringState<Memory>, &GuestMemoryMmap) -> Result<Look, Broken>,
     ) -> Progress {
         let Some(mut state) = ring.running() else { return Progress::Done };
         let memory = self.memory.memory();
         let mut budget = CHAINS_PER_WAKEUP;
         let result = (|| -> Result<Progress, Broken> {
             state.disable_notification()?;
-            loop {
-                while budget > 0 && serve(&mut state, &memory)? {
-                    budget -= 1;
-                }
-                if budget == 0 {
-                    return Ok(Progress::More);
-                }
-                if !state.enable_notification()? {
-                    return Ok(Progress::Done);
+            while budget > 0 {
+                match serve(&mut state, &memory)? {
+                    Look::Completed => budget -= 1,
+                    // A ring full of buffers is no work for a device that has nothing to say.
+                    Look::Enough => return Ok(Progress::Done),
+                    Look::Empty if !state.enable_notification()? => return Ok(Progress::Done),
+                    Look::Empty => {}
                 }
             }
+            Ok(Progress::More)
         })();
         // What was completed before a fault is the driver's, who may wait for it.
         if budget < CHAINS_PER_WAKEUP && state.needs_notification().unwrap_or(true) {
-            // It fails only if the counter is full, and then the driver has a notification waiting.
-            let _ = state.signal_used_queue();
+            ring.notify(&state);
         }
         result.unwrap_or_else(|broken| {
             if ring.set_faulty() {
@@ -137,10 +145,10 @@ impl Session {
 
     fn serve_requests(&self, ring: &Ring) -> Progress {
         self.work_off(ring, |state, memory| {
-            let Some(chain) = Chain::next(state, memory)? else { return Ok(false) };
+            let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
             let used = chain.buffers().and_then(|buffers| self.answer(buffers, memory)).unwrap_or(0);
             chain.complete(state, memory, used)?;
-            Ok(true)
+            Ok(Look::Completed)
         })
     }
 
@@ -158,12 +166,12 @@ impl Session {
         self.work_off(ring, |state, memory| {
             let mut device = self.bridge.device();
             if !device.has_events() {
-                return Ok(false);
+                return Ok(Look::Enough);
             }
-            let Some(chain) = Chain::next(state, memory)? else { return Ok(false) };
+            let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
             let used = chain.buffers().and_then(|buffers| tell(&mut device, buffers, memory)).unwrap_or(0);
             chain.complete(state, memory, used)?;
-            Ok(true)
+            Ok(Look::Completed)
         })
     }
 
