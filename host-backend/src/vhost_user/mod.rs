@@ -21,7 +21,9 @@ use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringState};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_irq_proto::{EVENT_QUEUE, Event, QUEUE_COUNT, REQUEST_QUEUE};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{
+    GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -192,6 +194,15 @@ fn tell(device: &mut Device, buffers: &Buffers, memory: &GuestMemoryMmap) -> Opt
     Some(used)
 }
 
+/// Whether the file of a region is as long as the region. Devices such as persistent memory have no length.
+fn is_backed(region: &GuestRegionMmap) -> bool {
+    region.file_offset().is_none_or(|file| {
+        let end = file.start().checked_add(region.len());
+        let holds = |length| end.is_some_and(|end| end <= length);
+        file.file().metadata().is_ok_and(|metadata| !metadata.is_file() || holds(metadata.len()))
+    })
+}
+
 impl VhostUserBackend for Session {
     type Bitmap = ();
     type Vring = Ring;
@@ -237,8 +248,14 @@ impl VhostUserBackend for Session {
         Ok(())
     }
 
-    fn update_memory(&self, _memory: Memory) -> io::Result<()> {
-        Ok(())
+    /// The library maps what it is told to. A mapping that goes beyond its file would end the process with SIGBUS at
+    /// the first look at it, so such memory is taken away again and the frontend is disconnected.
+    fn update_memory(&self, memory: Memory) -> io::Result<()> {
+        if memory.memory().iter().all(is_backed) {
+            return Ok(());
+        }
+        memory.lock().unwrap_or_else(PoisonError::into_inner).replace(GuestMemoryMmap::new());
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "a memory region is larger than its file"))
     }
 
     fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
