@@ -2,3 +2,9 @@
 //! Tests of the parts together. None of them needs root, hardware, QEMU or a kernel module.
 
 mod cores;
+mod events;
+mod hostile_frontend;
+mod hostile_guest;
+mod lifecycle;
+mod program;
+mod reference;
