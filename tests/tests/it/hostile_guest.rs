@@ -250,7 +250,8 @@ fn a_full_ring_is_answered_in_one_go() {
 fn a_ring_that_breaks_the_rules_is_left_alone_until_it_is_set_up_again() {
     let mut daemon = daemon();
     let mut guest = Guest::boot(daemon.socket()).unwrap();
-    let offenses: [(&str, fn(&mut Guest)); 6] = [
+    type Offense = (&'static str, fn(&mut Guest));
+    let offenses: [Offense; 6] = [
         ("an index one entry too far", |guest| guest.set_available_index(REQUEST_QUEUE, 17)),
         ("an index far ahead", |guest| guest.set_available_index(REQUEST_QUEUE, 0x8000)),
         ("an index that goes back", |guest| guest.set_available_index(REQUEST_QUEUE, u16::MAX)),
