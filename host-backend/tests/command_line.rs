@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the program says to its operator.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test program: what fails here fails the test")]
 
 mod common;
 

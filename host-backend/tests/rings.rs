@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a guest can put into its rings, against the daemon over vhost-user. After each, the next request works.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test program: what fails here fails the test")]
 
 mod common;
 
@@ -16,7 +17,7 @@ fn daemon_and_vm() -> (Daemon, Vm) {
 /// Puts descriptors into the request queue's table, submits the chain that begins at 0, and returns its used length.
 /// Then sees to it that the device still answers.
 #[track_caller]
-fn chain(vm: &mut Vm, descriptors: &[(u64, u32, u16, u16)]) -> u32 {
+fn chain(vm: &mut Vm, descriptors: &[Descriptor]) -> u32 {
     let table = vm.rings[REQUESTS].descriptors();
     for (number, descriptor) in descriptors.iter().enumerate() {
         vm.descriptor(table, number as u16, *descriptor);
@@ -64,7 +65,7 @@ fn chains_that_break_the_rules_are_given_back_untouched() {
     let outside = BASE + MEMORY as u64;
     vm.write(page(0), &get_messages(0, 1, 5, 1));
     let request = (page(0), 16, NEXT, 1);
-    let cases: [(&str, &[(u64, u32, u16, u16)]); 12] = [
+    let cases: [(&str, &[Descriptor]); 12] = [
         ("a loop of one", &[(page(0), 16, NEXT, 0)]),
         ("a loop of two", &[request, (page(1), 64, NEXT | WRITE, 0)]),
         ("a successor beyond the table", &[(page(0), 16, NEXT, SIZE)]),
@@ -95,7 +96,7 @@ fn chains_without_room_for_a_head_are_given_back_untouched() {
     let (daemon, mut vm) = daemon_and_vm();
     vm.write(page(0), &get_messages(0, 1, 5, 1));
     let request = (page(0), 16, NEXT, 1);
-    let cases: [&[(u64, u32, u16, u16)]; 5] = [
+    let cases: [&[Descriptor]; 5] = [
         &[(page(0), 16, 0, 0)],
         &[(page(0), 0, 0, 0)],
         &[(page(1), 7, WRITE, 0)],

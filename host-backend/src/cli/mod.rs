@@ -61,6 +61,18 @@ Exit codes:
   1  the device or the socket cannot be used; the message says why and what to do
   2  the command line is wrong";
 
+const DEVICE_HELP: &str = "\
+A function that is assigned to the guest. Repeatable; ids count from 0 in this order unless given
+
+ADDRESS[,guest=ADDRESS][,id=N]
+    A PCI function of this host, bound to vfio-pci. guest= is where the guest sees it; the guest's drivers find it by
+    that, and by its PCI ids without it.
+
+sim:KIND[,guest=ADDRESS][,id=N]
+sim:vectors=N[,type=msi|msix][,guest=ADDRESS][,id=N]
+    A simulated function that raises no interrupts. KIND is edu, wcn6855, wcn7850 or igb.
+";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Print the QEMU options that connect a VM to the daemon
@@ -81,13 +93,12 @@ struct DaemonArgs {
     fd: Option<RawFd>,
 
     /// A function that is assigned to the guest. Repeatable; ids count from 0 in this order unless given
-    ///
-    /// ADDRESS[,guest=ADDRESS][,id=N]: a PCI function of this host, bound to vfio-pci. guest= is where the guest
-    /// sees it, which lets the guest's drivers find it without guessing by its ids.
-    ///
-    /// sim:KIND[,...] or sim:vectors=N[,type=msi|msix][,...]: a simulated function that raises no interrupts.
-    /// KIND is one of edu, wcn6855, wcn7850, igb.
-    #[arg(long = "device", value_name = "SPEC", required_unless_present = "print_capabilities")]
+    #[arg(
+        long = "device",
+        value_name = "SPEC",
+        required_unless_present = "print_capabilities",
+        long_help = DEVICE_HELP
+    )]
     devices: Vec<DeviceSpec>,
 
     /// Serve functions whose interrupts the platform does not check. A guest can then raise any interrupt of the

@@ -96,7 +96,7 @@ fn ask_host(device: &mut Device, request: &[u8], result: Result<Vec<Pair>, Failu
 
 /// The pairs of an MSI block: `data` is vector 0's.
 fn block(address: u64, data: u32, vectors: std::ops::Range<u32>) -> Result<Vec<Pair>, Failure> {
-    Ok(vectors.map(|vector| Pair { address, data: data + vector }).collect())
+    Ok(vectors.map(|vector| Pair { address, data: data.wrapping_add(vector) }).collect())
 }
 
 #[track_caller]
