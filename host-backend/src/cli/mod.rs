@@ -64,9 +64,11 @@ Exit codes:
 const DEVICE_HELP: &str = "\
 A function that is assigned to the guest. Repeatable; ids count from 0 in this order unless given
 
-ADDRESS[,guest=ADDRESS][,id=N]
+ADDRESS[,guest=ADDRESS][,id=N][,vfio=pid:N|pidfile:PATH]
     A PCI function of this host, bound to vfio-pci. guest= is where the guest sees it; the guest's drivers find it by
-    that, and by its PCI ids without it.
+    that, and by its PCI ids without it. vfio= names the VMM's process, or a file with its number: the messages of an
+    MSI-X table are read through the VMM's own VFIO device where the kernel lets nobody else map it (most kernels of
+    distributions). MSI does not need it.
 
 sim:KIND[,guest=ADDRESS][,id=N]
 sim:vectors=N[,type=msi|msix][,guest=ADDRESS][,id=N]
@@ -202,7 +204,7 @@ impl DaemonArgs {
             if !ids.insert(id) {
                 return Err(Error::SameId { id: FunctionId(id) });
             }
-            if let Model::Host(address) = &spec.model
+            if let Model::Host(address, _) = &spec.model
                 && !names.insert(*address)
             {
                 return Err(Error::SameDevice { name: address.to_string() });
@@ -214,7 +216,9 @@ impl DaemonArgs {
 
     fn open(&self, spec: &DeviceSpec, id: FunctionId) -> Result<(Assigned, Box<dyn HostFunction>), Error> {
         let host: Box<dyn HostFunction> = match &spec.model {
-            Model::Host(address) => Box::new(LinuxFunction::open(&Sysfs::here(), *address)?),
+            Model::Host(address, vmm) => {
+                Box::new(LinuxFunction::open(&Sysfs::here(), *address, vmm.clone())?)
+            }
             Model::Sim { name, ids, msi_count, msix_count } => {
                 Box::new(SimFunction::new(name, *ids, *msi_count, *msix_count, id.0))
             }
