@@ -78,8 +78,7 @@ static int find(struct virtio_irq_call *call, struct pci_dev *pdev, u16 *id)
 		return -ENODEV;
 	err = virtio_irq_rs_find(call, &target, id, &why);
 	if (err && why.text[0])
-		pci_warn_ratelimited(pdev, "virtio-irq: %s\n",
-				     why.text);
+		dev_warn_ratelimited(&pdev->dev, "virtio-irq: %s\n", why.text);
 	return err;
 }
 
