@@ -10,7 +10,8 @@ pub(crate) fn describe() -> Value {
         let line = cpuinfo.lines().find(|line| line.starts_with(name))?;
         Some(line.split_once(':')?.1.trim().to_owned())
     };
-    let virtual_machine = field("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor"));
+    let virtual_machine =
+        field("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor"));
     json!({
         "cpu": field("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
         "cores": std::thread::available_parallelism().map_or(0, usize::from),

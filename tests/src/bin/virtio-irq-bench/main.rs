@@ -9,6 +9,7 @@ mod idle;
 mod machine;
 mod stats;
 
+use floor::{Floor, Wait};
 use serde_json::json;
 use std::num::NonZeroU16;
 use std::time::Instant;
@@ -48,22 +49,28 @@ fn main() {
 }
 
 fn round_trips(driver: &mut Driver) -> serde_json::Value {
-    let mut floor = floor::Floor::start();
-    let (mut bare, mut one, mut block) = (Vec::new(), Vec::new(), Vec::new());
+    let mut floor = Floor::start(Wait::Read);
+    let mut waiting = Floor::start(Wait::Epoll);
+    let (mut bare, mut epoll, mut one, mut block) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
         // The first round warms up.
         let keep = round > 0;
         repeat(&mut bare, keep, || floor.trip());
+        repeat(&mut epoll, keep, || waiting.trip());
         repeat(&mut one, keep, || ask(driver, 1));
         repeat(&mut block, keep, || ask(driver, 32));
     }
-    let ratio = |of: &[u64]| stats::median(of) as f64 / stats::median(&bare) as f64;
+    let row = |times: &[u64]| {
+        let mut row = stats::summary(times);
+        row["times_floor"] = json!(stats::median(times) as f64 / stats::median(&bare) as f64);
+        row["times_epoll_floor"] = json!(stats::median(times) as f64 / stats::median(&epoll) as f64);
+        row
+    };
     json!({
-        "eventfd_ping_pong": stats::summary(&bare),
-        "get_messages_1": stats::summary(&one),
-        "get_messages_32": stats::summary(&block),
-        "ratio_1": ratio(&one),
-        "ratio_32": ratio(&block),
+        "eventfd_read": row(&bare),
+        "eventfd_epoll": row(&epoll),
+        "get_messages_1": row(&one),
+        "get_messages_32": row(&block),
     })
 }
 
