@@ -101,6 +101,9 @@ impl Session {
     /// Ends the session of a frontend that left: waits for the worker, and forgets the guest.
     pub fn end(session: Arc<Self>, daemon: VhostUserDaemon<Arc<Self>>) {
         drop(daemon);
+        // Its memory is unmapped with the session, and the addresses may become anybody's. Where this fails, no guard
+        // was ever set.
+        let _ = sys::guard_guest_memory([]);
         let mut device = session.bridge.device();
         device.reset();
         device.negotiated(0);
@@ -138,9 +141,8 @@ impl Session {
         }
         result.unwrap_or_else(|broken| {
             if ring.set_faulty() {
-                self.complaints.run(|suppressed| {
-                    warn!(suppressed, "the guest's ring is left alone until it is set up again: {broken}");
-                });
+                self.complaints
+                    .run(|| warn!("the guest's ring is left alone until it is set up again: {broken}"));
             }
             Progress::Done
         })
@@ -253,7 +255,11 @@ impl VhostUserBackend for Session {
     /// the first look at it, so such memory is taken away again and the frontend is disconnected.
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
         if memory.memory().iter().all(is_backed) {
-            return Ok(());
+            // It can be made shorter later, which then is the VMM's loss and not the daemon's.
+            let regions = memory.memory();
+            return sys::guard_guest_memory(
+                regions.iter().map(|region| (region.as_ptr() as usize, region.size())),
+            );
         }
         memory.lock().unwrap_or_else(PoisonError::into_inner).replace(GuestMemoryMmap::new());
         Err(io::Error::new(io::ErrorKind::InvalidInput, "a memory region is larger than its file"))
@@ -266,7 +272,7 @@ impl VhostUserBackend for Session {
     /// GET_VRING_BASE: the driver reset the device or left, or the VM is paused. Nothing tells these apart.
     fn stop_vring(&self, queue_index: u32) -> io::Result<()> {
         if queue_index == u32::from(REQUEST_QUEUE) {
-            info!("the guest's driver stopped");
+            self.complaints.run(|| info!("the guest's driver stopped"));
             self.bridge.device().reset();
         }
         Ok(())
