@@ -184,8 +184,10 @@ static int wait_for_slot(struct virtio_irq_call *call)
 {
 	int err;
 
-	if (!wait_event_timeout(call->vi->slot_wait, take_slot(call, &err),
-				time_left(call)))
+	/* Exclusive: one slot, one waiter, the one that has waited longest. */
+	if (!wait_event_idle_exclusive_timeout(call->vi->slot_wait,
+					       take_slot(call, &err),
+					       time_left(call)))
 		return -ETIMEDOUT;
 	return err;
 }
