@@ -14,16 +14,20 @@ use chain::{Broken, Buffers, Chain};
 use ring::Memory;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use tracing::{info, warn};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringState};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT,
+};
 use virtio_irq_proto::{EVENT_QUEUE, Event, QUEUE_COUNT, REQUEST_QUEUE};
+use virtio_queue::QueueT;
 use vm_memory::{
-    GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
-    GuestRegionMmap,
+    Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap,
+    GuestMemoryRegion, GuestRegionMmap,
 };
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
@@ -136,7 +140,7 @@ impl Session {
             Ok(Progress::More)
         })();
         // What was completed before a fault is the driver's, who may wait for it.
-        if budget < CHAINS_PER_WAKEUP && state.needs_notification().unwrap_or(true) {
+        if budget < CHAINS_PER_WAKEUP && wants_notification(&mut state, &memory) {
             ring.notify(&state);
         }
         result.unwrap_or_else(|broken| {
@@ -184,6 +188,18 @@ impl Session {
         // It fails only if the counter is full, and then the worker wakes anyway.
         let _ = self.again.write(1);
     }
+}
+
+/// Whether the driver wants to hear of what was completed. Where that cannot be read, it does.
+fn wants_notification(state: &mut VringState<Memory>, memory: &GuestMemoryMmap) -> bool {
+    if state.get_queue().event_idx_enabled() {
+        return state.needs_notification().unwrap_or(true);
+    }
+    // The completion must be seen before the driver's wish is read, or a driver that wakes up in between is forgotten.
+    fence(Ordering::SeqCst);
+    // virtio-queue leaves the other way of suppression, the flags of the available ring, to its user.
+    let flags = memory.load::<u16>(GuestAddress(state.get_queue().avail_ring()), Ordering::Acquire);
+    flags.map_or(true, |flags| u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
 }
 
 /// Writes as many events as fit; `None` where the buffer is not one for events.
