@@ -66,10 +66,15 @@ fn chains_that_break_the_rules_are_given_back_untouched() {
     let outside = BASE + MEMORY as u64;
     vm.write(page(0), &get_messages(0, 1, 5, 1));
     let request = (page(0), 16, NEXT, 1);
-    let cases: [(&str, &[Descriptor]); 12] = [
+    let cases: [(&str, &[Descriptor]); 14] = [
         ("a loop of one", &[(page(0), 16, NEXT, 0)]),
         ("a loop of two", &[request, (page(1), 64, NEXT | WRITE, 0)]),
         ("a successor beyond the table", &[(page(0), 16, NEXT, SIZE)]),
+        (
+            "a writable buffer whose successor is beyond the table",
+            &[request, (page(1), 64, NEXT | WRITE, SIZE)],
+        ),
+        ("a writable buffer that follows itself", &[request, (page(1), 64, NEXT | WRITE, 1)]),
         ("readable after writable", &[request, (page(1), 64, NEXT | WRITE, 2), (page(2), 16, 0, 0)]),
         ("readable outside of memory", &[(outside, 16, NEXT, 1), (page(1), 64, WRITE, 0)]),
         ("writable outside of memory", &[request, (0x1000, 64, WRITE, 0)]),
@@ -291,8 +296,10 @@ fn notifications_are_suppressed_as_the_driver_asks() {
     }
     vm.submit(REQUESTS, &[2]);
     assert!(readable(&vm.call(REQUESTS), LONG));
-    let calls = vm.rings[REQUESTS].call.read().unwrap();
-    assert_eq!(calls, 1, "one notification for three chains");
+    // Disabling waits until the worker is done with the ring.
+    vm.enable(REQUESTS, false);
+    vm.frontend.get_features().unwrap();
+    assert_eq!(vm.rings[REQUESTS].call.read().unwrap(), 1, "one notification for three chains");
     for head in [0, 1, 2] {
         assert_eq!(vm.take_used(REQUESTS), Some((head, 8)));
     }
