@@ -12,4 +12,5 @@ pub mod host;
 mod rate;
 pub mod serve;
 mod sys;
+pub mod vfio;
 pub mod vhost_user;
