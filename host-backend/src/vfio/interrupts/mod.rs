@@ -13,12 +13,15 @@ pub use error::{InterruptError, Lost, Operation};
 
 use super::handlers::{Handler, Handlers};
 use super::{Data, Host, Ioctl, IrqInfo, IrqSet, SetAction, VfioDevice};
+use crate::sys;
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use tracing::{debug, warn};
 use virtio_irq_proto::{IrqType, PciAddress};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// The interrupts of one function, as far as they are ours. Dropping it releases them.
 #[derive(Debug)]
@@ -35,9 +38,26 @@ struct Block {
     irq_type: IrqType,
     /// Number of vectors from 0 on that the kernel allocated.
     count: u16,
-    /// The vectors that have an eventfd of ours, with what shows that they still have it. There is nothing to show
-    /// where the host hides its handlers.
-    armed: BTreeMap<u16, Option<Handler>>,
+    /// What MSI vector 0 has while nobody else uses it. The kernel takes a vector's message back with its last handler
+    /// (`msi_domain_deactivate` in kernel/irq/msi.c), and for MSI the message of vector 0 is the one in the capability,
+    /// from which all others count.
+    parking: Option<EventFd>,
+    /// The vectors that have an eventfd of ours.
+    armed: BTreeMap<u16, Armed>,
+}
+
+#[derive(Debug)]
+struct Armed {
+    /// Shows whether it still has it. There is nothing to show where the host hides its handlers.
+    handler: Option<Handler>,
+    /// Whether it is [`Block::parking`].
+    parked: bool,
+}
+
+impl Armed {
+    fn is_there(&self) -> Result<bool, Errno> {
+        self.handler.as_ref().map_or(Ok(true), Handler::is_there)
+    }
 }
 
 impl<D: Ioctl> Interrupts<D> {
@@ -89,8 +109,7 @@ impl<D: Ioctl> Interrupts<D> {
     }
 
     /// Enables MSI or MSI-X with at least `least` and at most `most` vectors, none of which has an eventfd yet, and returns
-    /// how many it became. From now on the vectors have messages. MSI rounds up to a power of two where the hardware
-    /// can only say so, so it takes the numbers 1, 2, 4, 8, 16 and 32 best.
+    /// how many it became.
     ///
     /// INTx is switched off for it if the VMM has it on, which QEMU does for every function with a pin. VFIO cannot
     /// give that back: the VMM sets INTx up again when it next resets the function.
@@ -113,7 +132,8 @@ impl<D: Ioctl> Interrupts<D> {
                 .set(SetAction::Trigger, irq_type, 0, Data::Eventfds(&none))
                 .map_err(self.failed(Operation::Enable, irq_type, 0..u32::from(wanted)))?;
             if available == 0 {
-                self.block = Some(Block { irq_type, count: wanted, armed: BTreeMap::new() });
+                self.block = Some(Block { irq_type, count: wanted, parking: None, armed: BTreeMap::new() });
+                self.park().inspect_err(|_| self.release_quietly())?;
                 return Ok(wanted);
             }
             // Each round asks for less, so there are at most `most` of them.
@@ -144,9 +164,34 @@ impl<D: Ioctl> Interrupts<D> {
         self.make_room()?;
         self.set(SetAction::Trigger, IrqType::Intx, 0, Data::Eventfds(&[Some(eventfd)]))
             .map_err(self.failed(Operation::Enable, IrqType::Intx, 0..1))?;
-        let handler = self.handlers.find(IrqType::Intx, 0);
-        self.block = Some(Block { irq_type: IrqType::Intx, count: 1, armed: BTreeMap::from([(0, handler)]) });
+        self.block = Some(Block { irq_type: IrqType::Intx, count: 1, parking: None, armed: BTreeMap::new() });
+        self.note(IrqType::Intx, 0, false);
         Ok(())
+    }
+
+    /// Gives MSI vector 0 an eventfd that nobody reads, so that the block keeps its message.
+    fn park(&mut self) -> Result<(), InterruptError> {
+        let Some(block) = self.block.as_mut().filter(|block| block.irq_type == IrqType::Msi) else {
+            return Ok(());
+        };
+        let earlier = block.parking.take();
+        let parking = earlier.map_or_else(|| EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK), Ok);
+        let parking = parking.map_err(self.failed(Operation::Arm, IrqType::Msi, 0..1))?;
+        self.set(SetAction::Trigger, IrqType::Msi, 0, Data::Eventfds(&[Some(sys::borrow(&parking))]))
+            .map_err(self.failed(Operation::Arm, IrqType::Msi, 0..1))?;
+        if let Some(block) = &mut self.block {
+            block.parking = Some(parking);
+        }
+        self.note(IrqType::Msi, 0, true);
+        Ok(())
+    }
+
+    /// The vector just got an eventfd of ours.
+    fn note(&mut self, irq_type: IrqType, vector: u16, parked: bool) {
+        let handler = self.handlers.find(irq_type, vector);
+        if let Some(block) = &mut self.block {
+            block.armed.insert(vector, Armed { handler, parked });
+        }
     }
 
     /// Sees to it that no type is enabled.
@@ -187,21 +232,23 @@ impl<D: Ioctl> Interrupts<D> {
             Err(error) => {
                 let error = self.failed(Operation::Arm, irq_type, wide(&vectors))(error);
                 // What the kernel did not get to still has its old eventfd.
-                self.disarm(vectors)?;
+                self.disarm(vectors.clone())?;
+                let has_none = |block: &Block| !block.armed.contains_key(&0);
+                if vectors.contains(&0) && self.block.as_ref().is_some_and(has_none) {
+                    self.park()?;
+                }
                 return Err(error);
             }
         }
         for vector in vectors {
-            let handler = self.handlers.find(irq_type, vector);
-            if let Some(block) = &mut self.block {
-                block.armed.insert(vector, handler);
-            }
+            self.note(irq_type, vector, false);
         }
         Ok(())
     }
 
-    /// Takes their eventfds from the vectors, as far as they have any of ours. The vectors keep their messages; what they
-    /// raise from now on is lost.
+    /// Takes their eventfds from the vectors, as far as they have any of ours. What they raise from now on is lost, and on
+    /// a host that remaps interrupts it is a fault that the host logs. With MSI-X their messages are gone too; they come
+    /// back, and on a host that remaps interrupts the same, when the vectors are armed again.
     ///
     /// # Errors
     /// [`InterruptError::NotEnabled`] or an ioctl failed; then those vectors that are left can be tried again.
@@ -211,16 +258,17 @@ impl<D: Ioctl> Interrupts<D> {
         let active = self.is_active(irq_type)?;
         let Some(block) = &mut self.block else { return Ok(()) };
         let mut ours = Vec::new();
-        block.armed.retain(|vector, handler| {
-            if !vectors.contains(vector) {
-                return true;
-            }
-            let there = handler.as_ref().is_none_or(|handler| handler.is_there().unwrap_or(true));
-            if active && there {
+        block.armed.retain(|vector, armed| {
+            let there = active && armed.is_there().unwrap_or(true);
+            if vectors.contains(vector) && there && !armed.parked {
                 ours.push(*vector);
             }
-            active && there
+            !vectors.contains(vector) || there
         });
+        if irq_type == IrqType::Msi && ours.first() == Some(&0) {
+            self.park()?;
+            ours.remove(0);
+        }
         for run in ours.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
             let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
             let range = u32::from(*first)..u32::from(*last) + 1;
@@ -263,7 +311,7 @@ impl<D: Ioctl> Interrupts<D> {
     /// Whether the type that was enabled here still is, and every vector that was armed here still signals our eventfd.
     ///
     /// The VMM can take both away without a word: when the guest enables interrupts in the function's own capability,
-    /// QEMU puts its eventfds in the place of ours. It costs one ioctl and two calls of `stat` per armed vector. It does not
+    /// QEMU puts its eventfds in the place of ours. It costs one ioctl, and two calls of `stat` for each vector. It does not
     /// see a guest that switched MSI off in the function's registers; the messages then read as not enabled.
     ///
     /// # Errors
@@ -274,14 +322,10 @@ impl<D: Ioctl> Interrupts<D> {
             return Err(Lost::Disabled);
         }
         let mut replaced = Vec::new();
-        for (vector, handler) in &block.armed {
-            if let Some(handler) = handler
-                && !handler.is_there().map_err(|errno| {
-                    self.failed(Operation::Ask, block.irq_type, u32::from(*vector)..u32::from(*vector) + 1)(
-                        errno.into(),
-                    )
-                })?
-            {
+        for (vector, armed) in &block.armed {
+            let one = u32::from(*vector)..u32::from(*vector) + 1;
+            let failed = self.failed(Operation::Ask, block.irq_type, one);
+            if !armed.is_there().map_err(|errno| failed(errno.into()))? {
                 replaced.push(*vector);
             }
         }
@@ -289,7 +333,7 @@ impl<D: Ioctl> Interrupts<D> {
     }
 
     /// Gives everything back that was enabled here, and nothing else: if the VMM has handlers on the type by now, only our
-    /// eventfds go.
+    /// eventfds go. (Vector 0 of MSI then keeps one that nobody reads, because the VMM's vectors need its message.)
     ///
     /// # Errors
     /// An ioctl failed; it can be tried again.
@@ -307,12 +351,16 @@ impl<D: Ioctl> Interrupts<D> {
         Ok(())
     }
 
+    fn release_quietly(&mut self) {
+        if let Err(error) = self.release() {
+            warn!("{error}");
+        }
+    }
+
     /// Whether somebody else set up any of the vectors, as far as the host shows it.
     fn has_foreign_handlers(&self, vectors: Range<u16>) -> bool {
         let Some(block) = &self.block else { return false };
-        let replaced = block.armed.range(vectors.clone()).any(|(_, handler)| {
-            handler.as_ref().is_some_and(|handler| matches!(handler.is_there(), Ok(false)))
-        });
+        let replaced = block.armed.range(vectors.clone()).any(|(_, armed)| armed.is_there() == Ok(false));
         let unarmed = |vector: &u16| !block.armed.contains_key(vector);
         replaced
             || (vectors.clone().any(|vector| unarmed(&vector))
@@ -384,9 +432,7 @@ impl<D: Ioctl> Interrupts<D> {
 
 impl<D: Ioctl> Drop for Interrupts<D> {
     fn drop(&mut self) {
-        if let Err(error) = self.release() {
-            warn!("{error}");
-        }
+        self.release_quietly();
     }
 }
 

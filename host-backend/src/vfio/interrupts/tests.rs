@@ -29,8 +29,14 @@ struct Kernel {
     triggers: BTreeMap<u32, i32>,
     masked: bool,
     raised: Vec<i32>,
+    /// The first eventfd that MSI vector 0 got alone after it was enabled.
+    parking: Option<i32>,
+    /// MSI vector 0 lost its handler while others went on.
+    lost_message: bool,
     /// Ioctls until one fails.
     fail_after: Option<u32>,
+    /// As the kernel does when it cannot set up one of several vectors.
+    clear_and_fail_after: Option<u32>,
     calls: u32,
 }
 
@@ -54,7 +60,10 @@ impl Fake {
             triggers: BTreeMap::new(),
             masked: false,
             raised: Vec::new(),
+            parking: None,
+            lost_message: false,
             fail_after: None,
+            clear_and_fail_after: None,
             calls: 0,
         })))
     }
@@ -67,8 +76,15 @@ impl Fake {
         self.0.borrow().enabled
     }
 
+    /// Vectors with their eventfds, but for the one of MSI vector 0 that nobody reads.
     fn triggers(&self) -> Vec<(u32, i32)> {
-        self.0.borrow().triggers.clone().into_iter().collect()
+        let kernel = self.0.borrow();
+        assert!(!kernel.lost_message);
+        let mut triggers = kernel.triggers.clone();
+        if kernel.parking.is_some() && triggers.get(&0) == kernel.parking.as_ref() {
+            triggers.remove(&0);
+        }
+        triggers.into_iter().collect()
     }
 
     /// What the VMM does with its own descriptor of the device.
@@ -132,6 +148,7 @@ impl Kernel {
         let _ = fs::remove_dir_all(self.msi_irqs());
         self.enabled = None;
         self.allocated = 0;
+        self.parking = None;
     }
 
     fn set_irqs(&mut self, set: &IrqSet<'_>) -> Result<u32, i32> {
@@ -170,11 +187,17 @@ impl Kernel {
             None if set.first + count > self.available => return Ok(self.available),
             None => self.enable(set.irq_type, set.first + count),
         }
+        if self.parking.is_none() && set.irq_type == IrqType::Msi && set.first == 0 {
+            self.parking = fds[0].map(|fd| fd.as_raw_fd());
+        }
         for (vector, fd) in (set.first..).zip(fds) {
             if fd.is_some() && vector >= self.allocated {
                 return Err(libc::EINVAL);
             }
             self.set_vector(vector, fd.map(|fd| fd.as_raw_fd()));
+            self.lost_message |= (set.irq_type, vector) == (IrqType::Msi, 0)
+                && fd.is_none()
+                && self.triggers.range(1..).next().is_some();
         }
         Ok(0)
     }
@@ -189,6 +212,12 @@ impl Ioctl for Fake {
 
     fn set_irqs(&self, set: &IrqSet<'_>) -> io::Result<u32> {
         let mut kernel = self.0.borrow_mut();
+        if kernel.clear_and_fail_after == Some(kernel.calls) {
+            let Data::Eventfds(fds) = set.data else { panic!("{set:?}") };
+            (set.first..).zip(fds).for_each(|(vector, _)| kernel.set_vector(vector, None));
+            kernel.clear_and_fail_after = None;
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
         kernel.count_call()?;
         kernel.set_irqs(set).map_err(io::Error::from_raw_os_error)
     }
@@ -232,6 +261,30 @@ fn a_block_is_enabled_bare_and_vectors_are_armed_in_it() {
     interrupts.release().unwrap();
     assert_eq!((kernel.enabled(), kernel.triggers()), (None, vec![]));
     assert!(matches!(interrupts.arm(0, &borrowed(&events)), Err(InterruptError::NotEnabled { .. })));
+}
+
+#[test]
+fn msi_keeps_its_message_whatever_becomes_of_vector_0() {
+    let kernel = Fake::new(0, 8, 0);
+    let mut interrupts = kernel.interrupts();
+    let events = eventfds(8);
+    interrupts.enable(IrqType::Msi, 8, 8).unwrap();
+    interrupts.arm(0, &borrowed(&events)).unwrap();
+    interrupts.disarm(0..3).unwrap();
+    assert_eq!(kernel.triggers().iter().map(|(vector, _)| *vector).collect::<Vec<_>>(), [3, 4, 5, 6, 7]);
+    interrupts.still_ours().unwrap();
+    interrupts.disarm(0..1).unwrap();
+    interrupts.arm(0, &borrowed(&events[..1])).unwrap();
+    assert_eq!(kernel.triggers()[0], (0, events[0].as_raw_fd()));
+    // The kernel clears the range when it fails in the middle of it.
+    let calls = kernel.0.borrow().calls;
+    kernel.0.borrow_mut().clear_and_fail_after = Some(calls + 1);
+    interrupts.arm(0, &borrowed(&events[..2])).unwrap_err();
+    assert_eq!(kernel.triggers().len(), 5);
+    interrupts.still_ours().unwrap();
+    assert_eq!(kernel.0.borrow().triggers.len(), 6);
+    interrupts.release().unwrap();
+    assert_eq!((kernel.enabled(), kernel.triggers()), (None, vec![]));
 }
 
 #[test]
@@ -375,6 +428,7 @@ fn vectors_that_the_vmm_took_stay_with_it() {
             assert!(matches!(error, InterruptError::InUse { .. }), "{error}");
         }
         interrupts.release().unwrap();
+        assert!(!kernel.0.borrow().lost_message);
         assert_eq!(kernel.enabled(), Some(irq_type));
         assert_eq!(kernel.triggers(), [(2, VMM), (3, VMM), (4, VMM)]);
     }
