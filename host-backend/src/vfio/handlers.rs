@@ -83,8 +83,8 @@ impl Handlers {
         format!("]({})", self.address)
     }
 
-    /// Interrupt numbers of the function.
-    fn numbers(&self, irq_type: IrqType) -> Vec<i64> {
+    /// Interrupt numbers of the function: of its pin, or of what is allocated for the other types.
+    pub(super) fn numbers(&self, irq_type: IrqType) -> Vec<i64> {
         if irq_type == IrqType::Intx {
             let number = fs::read_to_string(self.function.join("irq")).ok();
             return number.and_then(|text| text.trim().parse().ok()).into_iter().collect();

@@ -143,10 +143,11 @@ impl Running {
                 Err(error) => return Err(explain(error)),
             };
             let link = link.to_string_lossy();
-            if link == "anon_inode:[vfio-device]" || link.contains("vfio/devices/") {
-                candidates.push(Candidate { number, is_group: false });
-            } else if link.contains("vfio/") {
-                candidates.push(Candidate { number, is_group: true });
+            let name = link.strip_prefix("/dev/vfio/");
+            let is_group = name.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+            let is_device = name.is_some_and(|name| name.starts_with("devices/"));
+            if is_group || is_device || link == "anon_inode:[vfio-device]" {
+                candidates.push(Candidate { number, is_group });
             }
         }
         Ok(candidates)

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, Shutdown, SocketFlags,
-    accept_with, recvmsg, send, shutdown, sockopt,
+    accept_with, recvmsg, send, shutdown,
 };
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -32,8 +32,20 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 /// leaves its end open for the VMM to inherit has it end with the VMM, whatever happens. If another device is handed in,
 /// that one counts and the earlier connection is closed.
 ///
-/// A sender that says nothing, or something else, is turned away after [`Mailbox::PATIENCE_SECONDS`] at most. Kernels that do
-/// not tell which function a device is leave that to the sender's word; those that do are asked.
+/// A sender that says nothing, or something else, is turned away after [`Mailbox::PATIENCE_SECONDS`] at most. On kernels that
+/// do not tell which function a device is, the wrong one is only noticed by [`Interrupts::enable`](super::Interrupts).
+///
+/// A sender in Python, which has the device open as `device`:
+///
+/// ```python
+/// import socket
+/// loan = socket.socket(socket.AF_UNIX)
+/// loan.connect("/run/vfio.sock")
+/// socket.send_fds(loan, [b"0000:02:00.0"], [device])
+/// if (answer := loan.recv(256)) != b"ok\n":
+///     raise SystemExit(answer.decode())
+/// loan.set_inheritable(True)  # the VMM, which is started from here, keeps it open
+/// ```
 #[derive(Debug)]
 pub struct Mailbox {
     path: PathBuf,
@@ -150,7 +162,7 @@ impl Clerk {
                     self.hold(None);
                 }
                 Woken::Listener => match accept_with(listener, SocketFlags::CLOEXEC) {
-                    Ok(connection) => self.receive(connection)?,
+                    Ok(connection) => self.receive(connection),
                     // The peer went, or the process is out of descriptors for the moment.
                     Err(Errno::INTR | Errno::AGAIN | Errno::CONNABORTED) => {}
                     Err(errno) => return Err(errno.into()),
@@ -180,26 +192,26 @@ impl Clerk {
         })
     }
 
-    fn receive(&self, connection: OwnedFd) -> io::Result<()> {
-        let sender = sockopt::socket_peercred(&connection).map(|peer| peer.pid.as_raw_nonzero().get());
-        let sender = sender.unwrap_or_default();
+    fn receive(&self, connection: OwnedFd) {
         match self.device_from(connection.as_fd()) {
             Ok(device) => {
-                info!("process {sender} handed the VFIO device of PCI function {} in", self.function);
-                answer(&connection, "ok\n");
+                info!("the VFIO device of PCI function {} was handed in", self.function);
                 self.hold(Some(Held { device, connection }));
             }
             Err(Refusal::Stopped) => {}
             Err(Refusal::Because(why)) => {
-                warn!("process {sender} handed in no VFIO device of PCI function {}: {why}", self.function);
+                warn!("no VFIO device of PCI function {} was handed in: {why}", self.function);
                 answer(&connection, &format!("error: {why}\n"));
             }
         }
-        Ok(())
     }
 
     fn hold(&self, held: Option<Held>) {
         let earlier = std::mem::replace(&mut *self.shared.held(), held);
+        // The sender may go on as soon as it is told, so it is told when the device can be claimed.
+        if let Some(held) = &*self.shared.held() {
+            answer(&held.connection, "ok\n");
+        }
         if let Some(earlier) = earlier {
             // Claims have copies of it, which closing ours would not wake.
             if let Err(errno) = shutdown(&earlier.connection, Shutdown::Both) {

@@ -34,6 +34,11 @@ pub enum InterruptError {
          enabled this one itself or has sources of it", name(*irq_type)
     )]
     InUse { function: PciAddress, irq_type: IrqType },
+    #[error(
+        "the VFIO device is not that of PCI function {function}: its interrupts showed up elsewhere. Whoever handed it \
+         in has to hand in the right one"
+    )]
+    OtherFunction { function: PciAddress },
     #[error("no such interrupts of PCI function {function} are enabled here")]
     NotEnabled { function: PciAddress },
 }

@@ -116,8 +116,8 @@ impl<D: Ioctl> Interrupts<D> {
     ///
     /// # Errors
     /// [`InterruptError::NoVector`] if the function has fewer than `least` at all, [`InterruptError::TooFew`] if the host
-    /// has fewer now, [`InterruptError::InUse`] if MSI or MSI-X is enabled already, or an ioctl failed. After any of them
-    /// nothing is enabled here.
+    /// has fewer now, [`InterruptError::InUse`] if MSI or MSI-X is enabled already, [`InterruptError::OtherFunction`] if
+    /// the interrupts became another function's, or an ioctl failed. After any of them nothing is enabled here.
     pub fn enable(&mut self, irq_type: IrqType, least: u16, most: u16) -> Result<u16, InterruptError> {
         let present = self.info(irq_type)?.count;
         let (least, most) = (least.max(1), most.min(u16::try_from(present).unwrap_or(u16::MAX)));
@@ -133,7 +133,7 @@ impl<D: Ioctl> Interrupts<D> {
                 .map_err(self.failed(Operation::Enable, irq_type, 0..u32::from(wanted)))?;
             if available == 0 {
                 self.block = Some(Block { irq_type, count: wanted, parking: None, armed: BTreeMap::new() });
-                self.park().inspect_err(|_| self.release_quietly())?;
+                self.settle().inspect_err(|_| self.release_quietly())?;
                 return Ok(wanted);
             }
             // Each round asks for less, so there are at most `most` of them.
@@ -167,6 +167,14 @@ impl<D: Ioctl> Interrupts<D> {
         self.block = Some(Block { irq_type: IrqType::Intx, count: 1, parking: None, armed: BTreeMap::new() });
         self.note(IrqType::Intx, 0, false);
         Ok(())
+    }
+
+    /// What is left to do when a block is enabled.
+    fn settle(&mut self) -> Result<(), InterruptError> {
+        if self.handlers.numbers(self.irq_type()?).is_empty() {
+            return Err(InterruptError::OtherFunction { function: self.function });
+        }
+        self.park()
     }
 
     /// Gives MSI vector 0 an eventfd that nobody reads, so that the block keeps its message.

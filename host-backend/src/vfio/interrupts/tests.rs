@@ -20,6 +20,7 @@ const VMM: i32 = 1_000_000;
 
 struct Kernel {
     root: tempfile::TempDir,
+    proc: &'static str,
     counts: [u32; 3],
     /// What the host has left.
     available: u32,
@@ -52,6 +53,7 @@ impl Fake {
         fs::write(function.join("irq"), format!("{INTX_IRQ}\n")).unwrap();
         Self(Rc::new(RefCell::new(Kernel {
             root,
+            proc: "proc",
             counts: [intx, msi, msix],
             available: u32::MAX,
             resizable: false,
@@ -112,7 +114,7 @@ impl Kernel {
             // MSI-X numbers need not be in a row.
             _ => (FIRST_IRQ + vector + (vector / 4) * 3, format!("vfio-msix[{vector}]({NAME})")),
         };
-        self.root.path().join("proc/irq").join(number.to_string()).join(name)
+        self.root.path().join(self.proc).join("irq").join(number.to_string()).join(name)
     }
 
     fn msi_irqs(&self) -> PathBuf {
@@ -503,9 +505,25 @@ fn whatever_fails_nothing_stays_behind() {
 }
 
 #[test]
+fn a_device_of_another_function_is_given_back() {
+    let kernel = Fake::new(0, 4, 4);
+    let other = PciAddress { devfn: FUNCTION.devfn + 1, ..FUNCTION };
+    let mut interrupts = Interrupts::new(kernel.clone(), &Host::at(kernel.0.borrow().root.path()), other);
+    for irq_type in [IrqType::Msi, IrqType::Msix] {
+        let error = interrupts.enable(irq_type, 4, 4).unwrap_err();
+        assert!(matches!(error, InterruptError::OtherFunction { .. }), "{error}");
+        assert_eq!((kernel.enabled(), interrupts.enabled()), (None, None));
+    }
+}
+
+#[test]
 fn without_proc_the_type_is_still_watched() {
     let kernel = Fake::new(0, 4, 0);
-    let mut interrupts = Interrupts::new(kernel.clone(), &Host::at("/nonexistent"), FUNCTION);
+    let root = kernel.0.borrow().root.path().to_owned();
+    fs::rename(root.join("proc"), root.join("hidden")).unwrap();
+    std::os::unix::fs::symlink("nowhere", root.join("proc")).unwrap();
+    kernel.0.borrow_mut().proc = "hidden";
+    let mut interrupts = kernel.interrupts();
     let events = eventfds(1);
     interrupts.enable(IrqType::Msi, 4, 4).unwrap();
     interrupts.arm(3, &borrowed(&events)).unwrap();
