@@ -63,7 +63,7 @@ struct Shared {
 #[derive(Debug)]
 struct Held {
     device: DeviceFile,
-    connection: OwnedFd,
+    connection: Arc<OwnedFd>,
 }
 
 /// Why there is no socket.
@@ -81,6 +81,8 @@ const MESSAGE_LIMIT: usize = 32;
 
 /// More than the one descriptor that is right, so that too many are noticed.
 const DESCRIPTOR_LIMIT: usize = 4;
+
+const PATIENCE: Timespec = Timespec { tv_sec: Mailbox::PATIENCE_SECONDS, tv_nsec: 0 };
 
 impl Mailbox {
     /// How long a sender may take for its message.
@@ -163,8 +165,13 @@ impl Clerk {
                 }
                 Woken::Listener => match accept_with(listener, SocketFlags::CLOEXEC) {
                     Ok(connection) => self.receive(connection),
-                    // The peer went, or the process is out of descriptors for the moment.
                     Err(Errno::INTR | Errno::AGAIN | Errno::CONNABORTED) => {}
+                    // Out of descriptors or memory. The connection is still there to be accepted, so do not ask at once.
+                    Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                        let mut fds = [interest(sys::borrow(&self.shared.stop))];
+                        // However it ends, accepting tells whether it is better now.
+                        let _ = poll(&mut fds, Some(&PATIENCE));
+                    }
                     Err(errno) => return Err(errno.into()),
                 },
             }
@@ -174,10 +181,7 @@ impl Clerk {
     }
 
     fn wait(&self, listener: BorrowedFd<'_>) -> io::Result<Woken> {
-        let connection = match &*self.shared.held() {
-            Some(held) => Some(held.connection.try_clone()?),
-            None => None,
-        };
+        let connection = self.shared.held().as_ref().map(|held| Arc::clone(&held.connection));
         let stop = sys::borrow(&self.shared.stop);
         let mut fds = vec![interest(stop), interest(listener)];
         fds.extend(connection.as_ref().map(|connection| interest(connection.as_fd())));
@@ -196,7 +200,7 @@ impl Clerk {
         match self.device_from(connection.as_fd()) {
             Ok(device) => {
                 info!("the VFIO device of PCI function {} was handed in", self.function);
-                self.hold(Some(Held { device, connection }));
+                self.hold(Some(Held { device, connection: Arc::new(connection) }));
             }
             Err(Refusal::Stopped) => {}
             Err(Refusal::Because(why)) => {
@@ -260,8 +264,7 @@ impl Clerk {
 
     fn await_message(&self, connection: BorrowedFd<'_>) -> Result<(), Refusal> {
         let mut fds = [interest(sys::borrow(&self.shared.stop)), interest(connection)];
-        let patience = Timespec { tv_sec: Mailbox::PATIENCE_SECONDS, tv_nsec: 0 };
-        match poll(&mut fds, Some(&patience)) {
+        match poll(&mut fds, Some(&PATIENCE)) {
             Ok(0) => Err(Refusal::Because("the message did not come in time".to_owned())),
             Ok(_) if !fds[0].revents().is_empty() => Err(Refusal::Stopped),
             // An interrupted wait ends early; whether there is a message, receiving it will tell.
