@@ -2,6 +2,7 @@
 //! The value of `--device`.
 
 use crate::host::sim::KINDS;
+use crate::vfio::{DeviceSource, SourceError};
 use std::fmt;
 use std::str::FromStr;
 use virtio_irq_proto::{PciAddress, PciIds};
@@ -20,8 +21,8 @@ pub struct DeviceSpec {
 /// What a function is on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Model {
-    /// A PCI function.
-    Host(PciAddress),
+    /// A PCI function, and where its VFIO device comes from.
+    Host(PciAddress, Option<DeviceSource>),
     /// A simulation.
     Sim {
         /// What the operator called it.
@@ -55,6 +56,10 @@ pub enum SpecError {
     Id { text: String },
     #[error("vectors={text} is not possible: MSI has 1, 2, 4, 8, 16 or 32 vectors, MSI-X 1 to 2048")]
     Vectors { text: String },
+    #[error("vfio= is not possible: {0}")]
+    Vfio(#[from] SourceError),
+    #[error("vfio= is for PCI functions, not for sim: devices")]
+    NotSimulated,
     #[error("type={text} is not possible: it is msi or msix")]
     Type { text: String },
 }
@@ -90,6 +95,9 @@ impl FromStr for DeviceSpec {
         for part in parts {
             options.add(part)?;
         }
+        if simulated && options.vfio.is_some() {
+            return Err(SpecError::NotSimulated);
+        }
         let model = match (simulated, name) {
             (true, None) => options.vectors()?,
             (true, Some(kind)) => {
@@ -98,7 +106,7 @@ impl FromStr for DeviceSpec {
             }
             (false, name) => {
                 options.refuse_vectors()?;
-                Model::Host(address(name.unwrap_or_default())?)
+                Model::Host(address(name.unwrap_or_default())?, options.vfio.map(str::parse).transpose()?)
             }
         };
         Ok(Self {
@@ -116,6 +124,7 @@ impl FromStr for DeviceSpec {
 struct Options<'a> {
     guest: Option<&'a str>,
     id: Option<&'a str>,
+    vfio: Option<&'a str>,
     vectors: Option<&'a str>,
     irq_type: Option<&'a str>,
 }
@@ -127,6 +136,7 @@ impl<'a> Options<'a> {
         let place = match key {
             "guest" => &mut self.guest,
             "id" => &mut self.id,
+            "vfio" => &mut self.vfio,
             "vectors" => &mut self.vectors,
             "type" => &mut self.irq_type,
             _ => return Err(unknown()),
@@ -201,7 +211,7 @@ fn hex(text: &str, digits: usize, most: u16) -> Option<u16> {
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Host(address) => address.fmt(f),
+            Self::Host(address, _) => address.fmt(f),
             Self::Sim { name, .. } => f.write_str(name),
         }
     }

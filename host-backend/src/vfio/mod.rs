@@ -12,7 +12,7 @@
 //!
 //! let function = PciAddress { segment: 0, bus: 2, devfn: 0 };
 //! let source: DeviceSource = "pidfile:/run/vm.pid".parse()?;
-//! let mut supply = source.open(&Host::here(), function)?;
+//! let supply = source.open(&Host::here(), function)?;
 //! let claim = supply.claim()?; // ClaimError::NotYet until the VMM runs and opened the function
 //! let mut interrupts = Interrupts::new(claim.device, &Host::here(), function);
 //! let count = interrupts.enable(IrqType::Msi, 1, 32)?;

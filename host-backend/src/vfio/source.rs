@@ -168,8 +168,8 @@ impl DeviceSupply {
     ///
     /// # Errors
     /// [`ClaimError::NotYet`] if it has not; then ask again when it is needed again.
-    pub fn claim(&mut self) -> Result<Claim, ClaimError> {
-        match &mut self.0 {
+    pub fn claim(&self) -> Result<Claim, ClaimError> {
+        match &self.0 {
             Kind::Process(process) => process.claim(),
             Kind::Mailbox(mailbox) => mailbox.claim(),
             Kind::CharacterDevice(device) => device.claim(),

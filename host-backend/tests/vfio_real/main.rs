@@ -20,6 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use vhost_device_irq::device::Pair;
 use vhost_device_irq::host::linux::{LinuxFunction, Sysfs};
 use vhost_device_irq::host::{HostError, HostFunction};
@@ -46,7 +47,9 @@ const IGB_TABLE: MsixTable = MsixTable { bar: 3, offset: 0, entries: 10 };
 
 fn messages(function: PciAddress, irq_type: IrqType, count: u16) -> Result<Vec<Pair>, HostError> {
     let range = VectorRange::of_messages(irq_type, 0, count).unwrap();
-    LinuxFunction::open(&Sysfs::here(), function).unwrap().read_messages(range)
+    LinuxFunction::open(&Sysfs::here(), function, Some(Arc::new(own_supply(function))))
+        .unwrap()
+        .read_messages(range)
 }
 
 fn supply(source: &str, function: PciAddress) -> DeviceSupply {
@@ -256,7 +259,7 @@ fn msix_vectors_of_igb_fire_and_their_table_is_read_through_vfio() {
     assert_eq!(interrupts.device().read_msix_table(IGB_TABLE, 3, 2).unwrap(), pairs[3..5]);
     let error = interrupts.device().read_msix_table(IGB_TABLE, 9, 2).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
-    println!("through sysfs: {:x?}", messages(igb, IrqType::Msix, 10));
+    assert_eq!(messages(igb, IrqType::Msix, 10).unwrap(), pairs);
     prepare_igb(&device);
     fired(&events);
     for vector in 0..10 {
@@ -369,7 +372,7 @@ fn the_guests_msi_enable_bit_reaches_the_hardware_and_reads_as_not_enabled() {
 fn beside_qemu_the_interrupts_are_ours_until_its_guest_wants_them() {
     let ([edu, _], xhci, igb) = (edus(), xhci(), igb());
     let writer = Writer::new(edu);
-    let mut source = supply(&format!("pidfile:{}", Qemu::pidfile("beside").display()), xhci);
+    let source = supply(&format!("pidfile:{}", Qemu::pidfile("beside").display()), xhci);
     let error = source.claim().unwrap_err();
     assert!(matches!(error, ClaimError::NotYet(NotYet::PidFile { .. })), "{error}");
     let mut qemu = Qemu::start("beside", &[igb, xhci]);
@@ -443,7 +446,7 @@ fn a_killed_qemu_is_noticed_and_the_next_one_served() {
     for _ in 0..2 {
         let qemu = Qemu::start("killed", &[xhci]);
         let pid = qemu.pid();
-        let mut source = supply(&format!("pid:{pid}"), xhci);
+        let source = supply(&format!("pid:{pid}"), xhci);
         let claim = source.claim().unwrap();
         let owner = claim.owner.unwrap();
         let mut interrupts = Interrupts::new(claim.device, &Host::here(), xhci);
@@ -505,7 +508,7 @@ fn a_device_that_is_handed_in_is_ours_until_the_connection_ends() {
     let owner = Owner::of(&functions).unwrap();
     let devices = [owner.device(0, functions[0]).unwrap(), owner.device(1, functions[1]).unwrap()];
     let path = std::env::temp_dir().join("vfio-real-socket");
-    let mut source = supply(&format!("socket:{}", path.display()), functions[1]);
+    let source = supply(&format!("socket:{}", path.display()), functions[1]);
     assert!(source.claim().unwrap_err().is_not_yet());
     let (_stream, answer) = hand_in(&path, functions[1], &devices[0]);
     println!("the wrong function: {answer}");
@@ -544,7 +547,7 @@ fn a_device_that_is_handed_in_is_ours_until_the_connection_ends() {
 fn a_character_device_is_opened_or_the_kernels_lack_named() {
     let [edu, _] = edus();
     match "cdev".parse::<DeviceSource>().unwrap().open(&Host::here(), edu) {
-        Ok(mut supply) => {
+        Ok(supply) => {
             let error = supply.claim().unwrap_err();
             assert!(matches!(error, ClaimError::NotYet(NotYet::NotBound)), "{error}");
         }

@@ -7,9 +7,11 @@ use super::sysfs::Function;
 use crate::device::Pair;
 use crate::host::HostError;
 use crate::sys;
+use crate::vfio::DeviceSupply;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use virtio_irq_proto::VectorRange;
 
 /// Size of an entry: address low, address high, data, vector control.
@@ -23,12 +25,29 @@ const ENTRY_WORDS: usize = 4;
 #[derive(Debug)]
 pub(super) struct MsixTable {
     capability: MsixCapability,
-    resource: PathBuf,
+    place: Place,
+}
+
+/// Through which file the table's BAR is mapped.
+#[derive(Debug)]
+enum Place {
+    /// sysfs `resourceN`.
+    Sysfs(PathBuf),
+    /// The VFIO device that the VMM opened.
+    Vfio(Arc<DeviceSupply>),
 }
 
 impl MsixTable {
-    pub(super) fn new(capability: MsixCapability, function: &Function) -> Self {
-        Self { capability, resource: function.path().join(format!("resource{}", capability.bar())) }
+    pub(super) fn new(
+        capability: MsixCapability,
+        function: &Function,
+        vfio: Option<Arc<DeviceSupply>>,
+    ) -> Self {
+        let place = match vfio {
+            Some(vfio) => Place::Vfio(vfio),
+            None => Place::Sysfs(function.path().join(format!("resource{}", capability.bar()))),
+        };
+        Self { capability, place }
     }
 
     pub(super) fn read(&self, config: &ConfigFile, vectors: VectorRange) -> Result<Vec<Pair>, HostError> {
@@ -46,20 +65,40 @@ impl MsixTable {
     }
 
     fn read_words(&self, offset: u64, words: &mut [u32]) -> Result<(), HostError> {
-        let file =
-            File::open(&self.resource).map_err(HostError::failed("open the BAR of the MSI-X table"))?;
-        sys::read_mapped(&file, offset, words).map_err(|error| match error.raw_os_error() {
-            // `pci_mmap_resource` in drivers/pci/pci-sysfs.c.
-            Some(libc::EINVAL) => HostError::failed(
-                "map the MSI-X table: this kernel (CONFIG_IO_STRICT_DEVMEM) lets nobody else map a BAR that the \
-                 VMM uses",
-            )(error),
-            Some(libc::EPERM) => {
-                HostError::failed("map the MSI-X table: this kernel is locked down")(error)
+        match &self.place {
+            Place::Sysfs(path) => read_sysfs(path, offset, words),
+            Place::Vfio(vfio) => {
+                // For this one reading: a device that is held cannot be opened by the next VMM.
+                let claim = vfio.claim().map_err(|error| {
+                    HostError::failed("get the function's VFIO device")(io::Error::other(error))
+                })?;
+                claim.device.read_bar(self.capability.bar(), offset, words).map_err(|error| {
+                    match error.raw_os_error() {
+                        Some(libc::EFAULT) => HostError::failed(
+                            "read the MSI-X table while the guest has the function's memory off",
+                        )(error),
+                        _ => HostError::failed("map the MSI-X table through VFIO")(error),
+                    }
+                })
             }
-            _ => HostError::failed("map the MSI-X table")(error),
-        })
+        }
     }
+}
+
+fn read_sysfs(path: &Path, offset: u64, words: &mut [u32]) -> Result<(), HostError> {
+    let file = File::open(path).map_err(HostError::failed("open the BAR of the MSI-X table"))?;
+    sys::read_mapped(&file, offset, words).map_err(|error| match error.raw_os_error() {
+        // `pci_mmap_resource` in drivers/pci/pci-sysfs.c.
+        Some(libc::EINVAL) => HostError::failed(
+            "map the MSI-X table, since this kernel (CONFIG_IO_STRICT_DEVMEM) lets nobody else map what vfio-pci \
+             claimed for the VMM; add vfio=pid:N or vfio=pidfile:PATH of the VMM to the --device",
+        )(error),
+        Some(libc::EPERM) => HostError::failed(
+            "map the MSI-X table, since this kernel is locked down; add vfio=pid:N or vfio=pidfile:PATH of the VMM \
+             to the --device",
+        )(error),
+        _ => HostError::failed("map the MSI-X table")(error),
+    })
 }
 
 fn pair(entry: &[u32]) -> Result<Pair, HostError> {

@@ -530,4 +530,6 @@ fn without_proc_the_type_is_still_watched() {
     interrupts.still_ours().unwrap();
     kernel.vmm_disables();
     assert!(matches!(interrupts.still_ours(), Err(Lost::Disabled)));
+    interrupts.disarm(3..4).unwrap();
+    assert_eq!(kernel.enabled(), None);
 }
