@@ -79,6 +79,12 @@ impl Handlers {
         vectors
     }
 
+    /// Whether the host shows the handlers of the function's interrupts, be there any or none.
+    pub(super) fn are_shown(&self, irq_type: IrqType) -> bool {
+        let directory = |number: i64| self.interrupts.join(number.to_string());
+        self.numbers(irq_type).into_iter().any(|number| directory(number).is_dir())
+    }
+
     fn suffix(&self) -> String {
         format!("]({})", self.address)
     }

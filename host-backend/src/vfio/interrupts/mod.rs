@@ -6,6 +6,8 @@
 //! disables anything it makes sure that nobody else's handlers go with it.
 
 mod error;
+mod intx;
+mod ownership;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +21,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use tracing::{debug, warn};
+use tracing::debug;
 use virtio_irq_proto::{IrqType, PciAddress};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -151,24 +153,6 @@ impl<D: Ioctl> Interrupts<D> {
         }
     }
 
-    /// Enables INTx with this eventfd, in the place of the VMM's. The kernel masks INTx each time that it signals;
-    /// [`Interrupts::unmask_intx`] lets it through again.
-    ///
-    /// # Errors
-    /// As for [`Interrupts::enable`].
-    pub fn enable_intx(&mut self, eventfd: BorrowedFd<'_>) -> Result<(), InterruptError> {
-        let present = self.info(IrqType::Intx)?.count;
-        if present == 0 {
-            return Err(self.no_vector(IrqType::Intx, 0..1, present));
-        }
-        self.make_room()?;
-        self.set(SetAction::Trigger, IrqType::Intx, 0, Data::Eventfds(&[Some(eventfd)]))
-            .map_err(self.failed(Operation::Enable, IrqType::Intx, 0..1))?;
-        self.block = Some(Block { irq_type: IrqType::Intx, count: 1, parking: None, armed: BTreeMap::new() });
-        self.note(IrqType::Intx, 0, false);
-        Ok(())
-    }
-
     /// What is left to do when a block is enabled.
     fn settle(&mut self) -> Result<(), InterruptError> {
         if self.handlers.numbers(self.irq_type()?).is_empty() {
@@ -298,83 +282,6 @@ impl<D: Ioctl> Interrupts<D> {
         self.simple(Operation::Raise, SetAction::Trigger, self.irq_type()?, u32::from(vector), 1)
     }
 
-    /// Masks INTx.
-    ///
-    /// # Errors
-    /// [`InterruptError::NotEnabled`] if it is not ours, or the ioctl failed.
-    pub fn mask_intx(&self) -> Result<(), InterruptError> {
-        self.require_intx()?;
-        self.simple(Operation::Mask, SetAction::Mask, IrqType::Intx, 0, 1)
-    }
-
-    /// Lets INTx through again. If the function still asserts it, the eventfd is signalled at once.
-    ///
-    /// # Errors
-    /// As for [`Interrupts::mask_intx`].
-    pub fn unmask_intx(&self) -> Result<(), InterruptError> {
-        self.require_intx()?;
-        self.simple(Operation::Unmask, SetAction::Unmask, IrqType::Intx, 0, 1)
-    }
-
-    /// Whether the type that was enabled here still is, and every vector that was armed here still signals our eventfd.
-    ///
-    /// The VMM can take both away without a word: when the guest enables interrupts in the function's own capability,
-    /// QEMU puts its eventfds in the place of ours. It costs one ioctl, and two calls of `stat` for each vector. It does not
-    /// see a guest that switched MSI off in the function's registers; the messages then read as not enabled.
-    ///
-    /// # Errors
-    /// What was lost. [`Interrupts::release`] is what is left to do.
-    pub fn still_ours(&self) -> Result<(), Lost> {
-        let Some(block) = &self.block else { return Ok(()) };
-        if !self.is_active(block.irq_type)? {
-            return Err(Lost::Disabled);
-        }
-        let mut replaced = Vec::new();
-        for (vector, armed) in &block.armed {
-            let one = u32::from(*vector)..u32::from(*vector) + 1;
-            let failed = self.failed(Operation::Ask, block.irq_type, one);
-            if !armed.is_there().map_err(|errno| failed(errno.into()))? {
-                replaced.push(*vector);
-            }
-        }
-        if replaced.is_empty() { Ok(()) } else { Err(Lost::Replaced(replaced)) }
-    }
-
-    /// Gives everything back that was enabled here, and nothing else: if the VMM has handlers on the type by now, only our
-    /// eventfds go. (Vector 0 of MSI then keeps one that nobody reads, because the VMM's vectors need its message.)
-    ///
-    /// # Errors
-    /// An ioctl failed; it can be tried again.
-    pub fn release(&mut self) -> Result<(), InterruptError> {
-        let Some(block) = &self.block else { return Ok(()) };
-        let (irq_type, count) = (block.irq_type, block.count);
-        if self.is_active(irq_type)? {
-            if self.has_foreign_handlers(0..count) {
-                self.disarm(0..count)?;
-            } else {
-                self.disable_type(irq_type)?;
-            }
-        }
-        self.block = None;
-        Ok(())
-    }
-
-    fn release_quietly(&mut self) {
-        if let Err(error) = self.release() {
-            warn!("{error}");
-        }
-    }
-
-    /// Whether somebody else set up any of the vectors, as far as the host shows it.
-    fn has_foreign_handlers(&self, vectors: Range<u16>) -> bool {
-        let Some(block) = &self.block else { return false };
-        let replaced = block.armed.range(vectors.clone()).any(|(_, armed)| armed.is_there() == Ok(false));
-        let unarmed = |vector: &u16| !block.armed.contains_key(vector);
-        replaced
-            || (vectors.clone().any(|vector| unarmed(&vector))
-                && self.handlers.present(block.irq_type).range(vectors).any(unarmed))
-    }
-
     fn disable_type(&self, irq_type: IrqType) -> Result<(), InterruptError> {
         self.simple(Operation::Disable, SetAction::Trigger, irq_type, 0, 0)
     }
@@ -399,13 +306,6 @@ impl<D: Ioctl> Interrupts<D> {
     fn irq_type(&self) -> Result<IrqType, InterruptError> {
         let block = self.block.as_ref();
         block.map(|block| block.irq_type).ok_or(InterruptError::NotEnabled { function: self.function })
-    }
-
-    fn require_intx(&self) -> Result<(), InterruptError> {
-        match self.irq_type()? {
-            IrqType::Intx => Ok(()),
-            _ => Err(InterruptError::NotEnabled { function: self.function }),
-        }
     }
 
     /// The vectors, if all of them are in the block.

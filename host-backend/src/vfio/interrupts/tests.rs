@@ -514,6 +514,17 @@ fn a_device_of_another_function_is_given_back() {
         assert!(matches!(error, InterruptError::OtherFunction { .. }), "{error}");
         assert_eq!((kernel.enabled(), interrupts.enabled()), (None, None));
     }
+    let kernel = Fake::new(1, 0, 0);
+    let root = kernel.0.borrow().root.path().to_owned();
+    let host = Host::at(&root);
+    fs::create_dir_all(host.function(other)).unwrap();
+    fs::write(host.function(other).join("irq"), "18\n").unwrap();
+    fs::create_dir_all(root.join("proc/irq/18")).unwrap();
+    let mut interrupts = Interrupts::new(kernel.clone(), &host, other);
+    let events = eventfds(1);
+    let error = interrupts.enable_intx(borrowed(&events)[0]).unwrap_err();
+    assert!(matches!(error, InterruptError::OtherFunction { .. }), "{error}");
+    assert_eq!((kernel.enabled(), interrupts.enabled()), (None, None));
 }
 
 #[test]
