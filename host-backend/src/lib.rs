@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! vhost-user backend of the virtio-irq device.
 //!
-//! [`device`] decides what the device answers, without any I/O. [`host`] knows the functions of the platform.
+//! [`device`] decides what the device answers, without any I/O. [`host`] knows the functions of the platform, and
+//! [`vfio`] their interrupts on a device that the VMM has open.
 //! [`bridge`] joins the two, [`vhost_user`] puts them behind virtqueues, [`serve`] brings the frontends, and
 //! [`cli`] is the program around it all.
 
@@ -12,4 +13,5 @@ pub mod host;
 mod rate;
 pub mod serve;
 mod sys;
+pub mod vfio;
 pub mod vhost_user;

@@ -265,7 +265,7 @@ mod the_socket {
         assert_eq!(output.status.code(), Some(1));
         let message = String::from_utf8(output.stderr).unwrap();
         let expected = format!(
-            "vhost-device-irq: {} is in use by a running process: stop that one or choose another --socket-path",
+            "vhost-device-irq: {} is in use by a running process: stop that one or choose another path",
             first.socket.display()
         );
         assert_eq!(message.lines().last(), Some(&*expected));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The value of `--device`.
 
-use crate::host::linux::Vmm;
 use crate::host::sim::KINDS;
+use crate::vfio::{DeviceSource, SourceError};
 use std::fmt;
 use std::str::FromStr;
 use virtio_irq_proto::{PciAddress, PciIds};
@@ -21,8 +21,8 @@ pub struct DeviceSpec {
 /// What a function is on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Model {
-    /// A PCI function, and the VMM that has it open.
-    Host(PciAddress, Option<Vmm>),
+    /// A PCI function, and where its VFIO device comes from.
+    Host(PciAddress, Option<DeviceSource>),
     /// A simulation.
     Sim {
         /// What the operator called it.
@@ -56,8 +56,8 @@ pub enum SpecError {
     Id { text: String },
     #[error("vectors={text} is not possible: MSI has 1, 2, 4, 8, 16 or 32 vectors, MSI-X 1 to 2048")]
     Vectors { text: String },
-    #[error("vfio={text} is not possible: it is pid:N or pidfile:PATH of the VMM")]
-    Vmm { text: String },
+    #[error("vfio= is not possible: {0}")]
+    Vfio(#[from] SourceError),
     #[error("vfio= is for PCI functions, not for sim: devices")]
     NotSimulated,
     #[error("type={text} is not possible: it is msi or msix")]
@@ -106,7 +106,7 @@ impl FromStr for DeviceSpec {
             }
             (false, name) => {
                 options.refuse_vectors()?;
-                Model::Host(address(name.unwrap_or_default())?, options.vfio.map(vmm).transpose()?)
+                Model::Host(address(name.unwrap_or_default())?, options.vfio.map(str::parse).transpose()?)
             }
         };
         Ok(Self {
@@ -179,15 +179,6 @@ fn kind_named(text: &str) -> Result<Model, SpecError> {
         msi_count: kind.msi_count,
         msix_count: kind.msix_count,
     })
-}
-
-fn vmm(text: &str) -> Result<Vmm, SpecError> {
-    let vmm = match text.split_once(':') {
-        Some(("pid", number)) => number.parse().ok().filter(|number| *number > 0).map(Vmm::Pid),
-        Some(("pidfile", path)) if !path.is_empty() => Some(Vmm::PidFile(path.into())),
-        _ => None,
-    };
-    vmm.ok_or_else(|| SpecError::Vmm { text: text.to_owned() })
 }
 
 /// `[SEGMENT:]BUS:DEVICE.FUNCTION`, in hexadecimal.

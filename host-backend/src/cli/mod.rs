@@ -13,6 +13,7 @@ use crate::host::linux::{LinuxFunction, OpenError, Sysfs};
 use crate::host::sim::SimFunction;
 use crate::host::{HostFunction, Isolation};
 use crate::serve::{SocketError, Stop, Transport, serve};
+use crate::vfio::{DeviceSource, Host, SupplyError};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::collections::BTreeSet;
 use std::io;
@@ -64,11 +65,11 @@ Exit codes:
 const DEVICE_HELP: &str = "\
 A function that is assigned to the guest. Repeatable; ids count from 0 in this order unless given
 
-ADDRESS[,guest=ADDRESS][,id=N][,vfio=pid:N|pidfile:PATH]
+ADDRESS[,guest=ADDRESS][,id=N][,vfio=pid:N|pidfile:PATH|socket:PATH]
     A PCI function of this host, bound to vfio-pci. guest= is where the guest sees it; the guest's drivers find it by
-    that, and by its PCI ids without it. vfio= names the VMM's process, or a file with its number: the messages of an
-    MSI-X table are read through the VMM's own VFIO device where the kernel lets nobody else map it (most kernels of
-    distributions). MSI does not need it.
+    that, and by its PCI ids without it. vfio= names the VMM's process, a file with its number, or a socket at which
+    its VFIO device is handed in: the messages of an MSI-X table are read through that device where the kernel lets
+    nobody else map it (most kernels of distributions). MSI does not need it.
 
 sim:KIND[,guest=ADDRESS][,id=N]
 sim:vectors=N[,type=msi|msix][,guest=ADDRESS][,id=N]
@@ -133,6 +134,8 @@ pub enum Error {
     Open(#[from] OpenError),
     #[error(transparent)]
     Socket(#[from] SocketError),
+    #[error(transparent)]
+    Vfio(#[from] SupplyError),
     #[error(
         "PCI function {name} is not isolated: {reason}. A guest could make it raise any interrupt of this host; \
          turn interrupt remapping on, or accept the risk with --allow-unsafe-interrupts"
@@ -216,8 +219,10 @@ impl DaemonArgs {
 
     fn open(&self, spec: &DeviceSpec, id: FunctionId) -> Result<(Assigned, Box<dyn HostFunction>), Error> {
         let host: Box<dyn HostFunction> = match &spec.model {
-            Model::Host(address, vmm) => {
-                Box::new(LinuxFunction::open(&Sysfs::here(), *address, vmm.clone())?)
+            Model::Host(address, source) => {
+                let open = |source: &DeviceSource| source.open(&Host::here(), *address).map(Arc::new);
+                let vfio = source.as_ref().map(open).transpose()?;
+                Box::new(LinuxFunction::open(&Sysfs::here(), *address, vfio)?)
             }
             Model::Sim { name, ids, msi_count, msix_count } => {
                 Box::new(SimFunction::new(name, *ids, *msi_count, *msix_count, id.0))

@@ -40,9 +40,9 @@ struct SocketFile {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what its fields are")]
 pub enum SocketError {
-    #[error("{} is in use by a running process: stop that one or choose another --socket-path", path.display())]
+    #[error("{} is in use by a running process: stop that one or choose another path", path.display())]
     InUse { path: PathBuf },
-    #[error("{} exists and is not a socket: remove it or choose another --socket-path", path.display())]
+    #[error("{} exists and is not a socket: remove it or choose another path", path.display())]
     NotASocket { path: PathBuf },
     #[error("{} is no usable socket path: {source}", path.display())]
     Path { path: PathBuf, source: io::Error },

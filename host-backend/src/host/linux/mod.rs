@@ -12,18 +12,18 @@ mod msix;
 mod sysfs;
 #[cfg(test)]
 mod tests;
-mod vmm;
 
 pub use sysfs::{Platform, Sysfs};
-pub use vmm::Vmm;
 
 use super::{Description, HostError, HostFunction};
 use crate::device::Pair;
+use crate::vfio::DeviceSupply;
 use capability::{Capabilities, MsiCapability};
 use config::ConfigFile;
 use msix::MsixTable;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use virtio_irq_proto::{IrqType, PciAddress, VectorRange};
 
 /// A function of this host that is bound to a VFIO driver.
@@ -67,15 +67,19 @@ pub enum OpenError {
 }
 
 impl LinuxFunction {
-    /// Opens a function and finds out what it is. `vmm` is the process that has its VFIO device open, if that is known:
-    /// an MSI-X table is read through that device, which works where sysfs does not let it be mapped.
+    /// Opens a function and finds out what it is. `vfio` hands its VFIO device out, if the operator said where from: an
+    /// MSI-X table is read through that device, which works where sysfs does not let it be mapped.
     ///
     /// The configuration space stays open: reading it beyond the first 64 bytes needs CAP_SYS_ADMIN of whoever
     /// opened it (`pci_read_config` in drivers/pci/pci-sysfs.c), so that the daemon may drop privileges later.
     ///
     /// # Errors
     /// The function is not there, not bound to a VFIO driver, or not readable.
-    pub fn open(sysfs: &Sysfs, address: PciAddress, vmm: Option<Vmm>) -> Result<Self, OpenError> {
+    pub fn open(
+        sysfs: &Sysfs,
+        address: PciAddress,
+        vfio: Option<Arc<DeviceSupply>>,
+    ) -> Result<Self, OpenError> {
         let function = sysfs.function(address)?;
         function.require_vfio_driver()?;
         let config = ConfigFile::open(&function)?;
@@ -93,9 +97,7 @@ impl LinuxFunction {
             description,
             config,
             msi: capabilities.msi,
-            msix: capabilities
-                .msix
-                .map(|capability| MsixTable::new(capability, &function, description.ids, vmm)),
+            msix: capabilities.msix.map(|capability| MsixTable::new(capability, &function, vfio)),
             msi_irqs: function.path().join("msi_irqs"),
         })
     }

@@ -4,15 +4,15 @@
 use super::capability::MsixCapability;
 use super::config::ConfigFile;
 use super::sysfs::Function;
-use super::vmm::Vmm;
 use crate::device::Pair;
 use crate::host::HostError;
 use crate::sys;
+use crate::vfio::DeviceSupply;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use virtio_irq_proto::{PciAddress, PciIds, VectorRange};
+use std::sync::Arc;
+use virtio_irq_proto::VectorRange;
 
 /// Size of an entry: address low, address high, data, vector control.
 const ENTRY_SIZE: u64 = 16;
@@ -34,18 +34,17 @@ enum Place {
     /// sysfs `resourceN`.
     Sysfs(PathBuf),
     /// The VFIO device that the VMM opened.
-    Vfio { vmm: Vmm, address: PciAddress, ids: PciIds },
+    Vfio(Arc<DeviceSupply>),
 }
 
 impl MsixTable {
     pub(super) fn new(
         capability: MsixCapability,
         function: &Function,
-        ids: PciIds,
-        vmm: Option<Vmm>,
+        vfio: Option<Arc<DeviceSupply>>,
     ) -> Self {
-        let place = match vmm {
-            Some(vmm) => Place::Vfio { vmm, address: function.address(), ids },
+        let place = match vfio {
+            Some(vfio) => Place::Vfio(vfio),
             None => Place::Sysfs(function.path().join(format!("resource{}", capability.bar()))),
         };
         Self { capability, place }
@@ -68,27 +67,20 @@ impl MsixTable {
     fn read_words(&self, offset: u64, words: &mut [u32]) -> Result<(), HostError> {
         match &self.place {
             Place::Sysfs(path) => read_sysfs(path, offset, words),
-            Place::Vfio { vmm, address, ids } => {
-                let device = vmm
-                    .device(*address, ids)
-                    .map_err(HostError::failed("get the VFIO device of the function from the VMM"))?;
-                self.read_vfio(&device, offset, words).map_err(|error| match error.raw_os_error() {
-                    Some(libc::EFAULT) => HostError::failed(
-                        "read the MSI-X table while the guest has the function's memory off",
-                    )(error),
-                    _ => HostError::failed("map the MSI-X table through the VMM's VFIO device")(error),
+            Place::Vfio(vfio) => {
+                // For this one reading: a device that is held cannot be opened by the next VMM.
+                let claim = vfio.claim().map_err(|error| {
+                    HostError::failed("get the function's VFIO device")(io::Error::other(error))
+                })?;
+                claim.device.read_bar(self.capability.bar(), offset, words).map_err(|error| {
+                    match error.raw_os_error() {
+                        Some(libc::EFAULT) => HostError::failed(
+                            "read the MSI-X table while the guest has the function's memory off",
+                        )(error),
+                        _ => HostError::failed("map the MSI-X table through VFIO")(error),
+                    }
                 })
             }
-        }
-    }
-
-    fn read_vfio(&self, device: &File, offset: u64, words: &mut [u32]) -> io::Result<()> {
-        // The BARs are the first regions (`VFIO_PCI_BAR0_REGION_INDEX` is 0).
-        let region = sys::region(device.as_fd(), u32::from(self.capability.bar()))?;
-        let end = offset.checked_add(size_of_val(words) as u64);
-        match (end, region.offset.checked_add(offset)) {
-            (Some(end), Some(place)) if end <= region.size => sys::read_mapped(device, place, words),
-            _ => Err(io::Error::other("the table is not in its BAR")),
         }
     }
 }

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Where the VFIO device of a function comes from.
+
+use super::cdev::CharacterDevice;
+use super::process::Process;
+use super::socket::{Mailbox, MailboxError};
+use super::{Host, VfioDevice};
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::str::FromStr;
+use virtio_irq_proto::PciAddress;
+
+/// How the VMM's descriptor of a function is had, as the operator says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceSource {
+    /// `pid:N`: duplicated out of the VMM, which runs as this process.
+    Process(u32),
+    /// `pidfile:PATH`: duplicated out of the VMM, whose process id is in this file (QEMU's `-pidfile`).
+    PidFile(PathBuf),
+    /// `socket:PATH`: received over a Unix socket at which this process listens; see [`Mailbox`].
+    Socket(PathBuf),
+    /// `cdev`: opened here as a character device, to be handed to the VMM.
+    CharacterDevice,
+}
+
+/// What is wrong with the text of a [`DeviceSource`].
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
+pub enum SourceError {
+    #[error(
+        "{text:?} says not where the VFIO device comes from: use pid:N, pidfile:PATH, socket:PATH or cdev"
+    )]
+    Kind { text: String },
+    #[error("pid:{text} is no process id: it is a number from 1 to 2147483647")]
+    Pid { text: String },
+    #[error("{kind}: wants a path behind it")]
+    Path { kind: &'static str },
+}
+
+impl FromStr for DeviceSource {
+    type Err = SourceError;
+
+    fn from_str(text: &str) -> Result<Self, SourceError> {
+        let path = |kind, path: &str| {
+            if path.is_empty() { Err(SourceError::Path { kind }) } else { Ok(PathBuf::from(path)) }
+        };
+        match text.split_once(':') {
+            None if text == "cdev" => Ok(Self::CharacterDevice),
+            Some(("pid", number)) => match number.parse::<u32>() {
+                Ok(pid) if (1..=i32::MAX.cast_unsigned()).contains(&pid) => Ok(Self::Process(pid)),
+                _ => Err(SourceError::Pid { text: number.to_owned() }),
+            },
+            Some(("pidfile", rest)) => path("pidfile", rest).map(Self::PidFile),
+            Some(("socket", rest)) => path("socket", rest).map(Self::Socket),
+            _ => Err(SourceError::Kind { text: text.to_owned() }),
+        }
+    }
+}
+
+impl fmt::Display for DeviceSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(pid) => write!(f, "pid:{pid}"),
+            Self::PidFile(path) => write!(f, "pidfile:{}", path.display()),
+            Self::Socket(path) => write!(f, "socket:{}", path.display()),
+            Self::CharacterDevice => f.write_str("cdev"),
+        }
+    }
+}
+
+/// A function's device, while a VMM has it.
+#[derive(Debug)]
+pub struct Claim {
+    /// The device.
+    pub device: VfioDevice,
+    /// Becomes readable when the VMM is gone, so that the device is to be let go of. There is none for a device that was
+    /// opened here.
+    pub owner: Option<OwnedFd>,
+}
+
+/// Hands the device of one function out as often as it is asked.
+#[derive(Debug)]
+pub struct DeviceSupply(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Process(Process),
+    Mailbox(Mailbox),
+    CharacterDevice(CharacterDevice),
+}
+
+/// Why there will be no device from a source.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
+pub enum SupplyError {
+    #[error("there is no process {pid}: give the VMM's process id, or pidfile: if the VMM starts later")]
+    NoProcess { pid: u32 },
+    #[error("cannot watch process {pid}: {source}")]
+    Process { pid: u32, source: io::Error },
+    #[error(transparent)]
+    Mailbox(#[from] MailboxError),
+    #[error(
+        "PCI function {function} has no entry in sysfs's vfio-dev: bind it to vfio-pci, and use Linux 6.1 or later"
+    )]
+    NotVfio { function: PciAddress },
+    #[error(
+        "this kernel has no character devices for VFIO (CONFIG_VFIO_DEVICE_CDEV and CONFIG_IOMMUFD; Debian's have \
+         neither): there is no {}. Use pidfile: or socket:", path.display()
+    )]
+    NoCharacterDevices { path: PathBuf },
+    #[error("cannot open {}: {source}", path.display())]
+    CharacterDevice { path: PathBuf, source: io::Error },
+}
+
+/// Why there is no device now.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
+pub enum ClaimError {
+    #[error("the VFIO device is not there yet: {0}")]
+    NotYet(NotYet),
+    #[error("{} is no process id: {content:?}", path.display())]
+    PidFile { path: PathBuf, content: String },
+    #[error(
+        "may not {operation} process {pid} ({source}): run the daemon as root or with CAP_SYS_PTRACE. Being the same \
+         user is enough only where the sysctl kernel.yama.ptrace_scope is 0 and no other security module forbids it"
+    )]
+    Denied { pid: u32, operation: &'static str, source: io::Error },
+    #[error("cannot {operation}: {source}")]
+    Failed { operation: &'static str, source: io::Error },
+}
+
+/// What has to happen first. Asking again later is all there is to do.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
+pub enum NotYet {
+    #[error("{} is not there or is empty, the VMM did not start yet", path.display())]
+    PidFile { path: PathBuf },
+    #[error("process {pid} does not run")]
+    NotRunning { pid: u32 },
+    #[error("process {pid} does not have PCI function {function} open")]
+    NotOpen { pid: u32, function: PciAddress },
+    #[error("nobody sent it to {}", path.display())]
+    NotSent { path: PathBuf },
+    #[error("the VMM did not bind it to an IOMMUFD")]
+    NotBound,
+}
+
+impl DeviceSource {
+    /// Gets ready to hand the device of `function` out: opens the socket or the character device, or gets hold of the
+    /// process, so that a later process with the same number is not taken for it.
+    ///
+    /// # Errors
+    /// One sentence for the operator. That the VMM does not run yet is none, except for `pid:`.
+    pub fn open(&self, host: &Host, function: PciAddress) -> Result<DeviceSupply, SupplyError> {
+        Ok(DeviceSupply(match self {
+            Self::Process(pid) => Kind::Process(Process::running(*pid, host, function)?),
+            Self::PidFile(path) => Kind::Process(Process::by_file(path, host, function)),
+            Self::Socket(path) => Kind::Mailbox(Mailbox::open(path, host, function)?),
+            Self::CharacterDevice => Kind::CharacterDevice(CharacterDevice::open(host, function)?),
+        }))
+    }
+}
+
+impl DeviceSupply {
+    /// The device, if a VMM has it now. Never waits.
+    ///
+    /// # Errors
+    /// [`ClaimError::NotYet`] if it has not; then ask again when it is needed again.
+    pub fn claim(&self) -> Result<Claim, ClaimError> {
+        match &self.0 {
+            Kind::Process(process) => process.claim(),
+            Kind::Mailbox(mailbox) => mailbox.claim(),
+            Kind::CharacterDevice(device) => device.claim(),
+        }
+    }
+}
+
+impl ClaimError {
+    /// Whether it may be different later without anybody's doing.
+    pub fn is_not_yet(&self) -> bool {
+        matches!(self, Self::NotYet(_))
+    }
+
+    pub(super) fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Failed { operation, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_form_is_understood_and_printed_as_it_was_written() {
+        for (text, source) in [
+            ("pid:4711", DeviceSource::Process(4711)),
+            ("pid:2147483647", DeviceSource::Process(2_147_483_647)),
+            ("pidfile:/run/vm 1.pid", DeviceSource::PidFile("/run/vm 1.pid".into())),
+            ("socket:/run/a:b", DeviceSource::Socket("/run/a:b".into())),
+            ("cdev", DeviceSource::CharacterDevice),
+        ] {
+            assert_eq!(text.parse(), Ok(source.clone()));
+            assert_eq!(source.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_none_of_the_forms_is_refused_with_them() {
+        for text in ["", "qemu", "cdev:", "cdev:vfio0", "PID:1", "fd:3"] {
+            assert_eq!(
+                text.parse::<DeviceSource>(),
+                Err(SourceError::Kind { text: text.to_owned() }),
+                "{text}"
+            );
+        }
+        assert!("x".parse::<DeviceSource>().unwrap_err().to_string().contains("socket:PATH"));
+    }
+
+    #[test]
+    fn a_process_id_is_a_positive_number_of_31_bits() {
+        for text in ["", "0", "-1", "2147483648", "0x10", "1 ", "self"] {
+            let error = format!("pid:{text}").parse::<DeviceSource>().unwrap_err();
+            assert_eq!(error, SourceError::Pid { text: text.to_owned() });
+        }
+    }
+
+    #[test]
+    fn a_path_is_not_empty() {
+        assert_eq!("pidfile:".parse::<DeviceSource>(), Err(SourceError::Path { kind: "pidfile" }));
+        assert_eq!("socket:".parse::<DeviceSource>(), Err(SourceError::Path { kind: "socket" }));
+    }
+}
