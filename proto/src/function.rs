@@ -72,6 +72,8 @@ impl FunctionFlags {
     pub const STABLE: Self = Self(1 << 2);
     /// `VIRTIO_IRQ_FN_NATIVE`: the device can tell the function's messages.
     pub const NATIVE: Self = Self(1 << 3);
+    /// `VIRTIO_IRQ_FN_EVENT`: the device can allocate sources of the function.
+    pub const EVENT: Self = Self(1 << 4);
 
     /// Flags from the wire; unknown bits are kept, and ignored by everything here.
     pub const fn from_bits(bits: u16) -> Self {
