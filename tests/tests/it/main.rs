@@ -2,3 +2,4 @@
 //! Tests of the parts together. None of them needs root, hardware, QEMU or a kernel module.
 
 mod cores;
+mod vectors;
