@@ -2,4 +2,3 @@
 //! Tests of the parts together. None of them needs root, hardware, QEMU or a kernel module.
 
 mod cores;
-mod vectors;

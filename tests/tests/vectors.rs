@@ -12,7 +12,7 @@ struct Vectors(Value);
 
 impl Vectors {
     fn read() -> Self {
-        Self(serde_json::from_str(include_str!("../../../spec/vectors.json")).unwrap())
+        Self(serde_json::from_str(include_str!("../../spec/vectors.json")).unwrap())
     }
 
     fn of(&self, kind: &str) -> Vec<&Value> {
