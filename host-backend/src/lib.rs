@@ -2,11 +2,12 @@
 //! vhost-user backend of the virtio-irq device.
 //!
 //! [`device`] decides what the device answers, without any I/O. [`host`] knows the functions of the platform.
-//! [`bridge`] joins the two, [`vhost_user`] puts them behind virtqueues, [`serve`] brings the frontends, and
+//! [`bridge`] joins the two, [`deliveries`] watches for interrupts, [`vhost_user`] puts them behind virtqueues, [`serve`] brings the frontends, and
 //! [`cli`] is the program around it all.
 
 pub mod bridge;
 pub mod cli;
+pub mod deliveries;
 pub mod device;
 pub mod host;
 mod rate;

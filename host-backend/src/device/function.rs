@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The functions of the guest, and what it was told about them.
 
+use super::sources::Vectors;
 use super::{DuplicateId, Pair};
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
-use virtio_irq_proto::{Function, FunctionId, IrqType, Message, Status, VectorRange};
+use virtio_irq_proto::{Function, FunctionFlags, FunctionId, IrqType, Message, Status, VectorRange};
 
 /// A function that is assigned to the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,11 @@ impl Functions {
         self.entries.values().filter(|entry| !entry.gone).map(|entry| &entry.assigned.function)
     }
 
+    /// Whether any function that did not leave has these flags.
+    pub(super) fn any(&self, flags: FunctionFlags) -> bool {
+        self.present().any(|function| function.flags.contains(flags))
+    }
+
     pub(super) fn find(&self, id: FunctionId) -> Result<&Entry, Status> {
         match self.entries.get(&id) {
             None => Err(Status::NoFunction),
@@ -84,26 +90,48 @@ impl Functions {
         vectors: VectorRange,
         pairs: &[Pair],
     ) -> Result<Told, Status> {
+        let numbered = (vectors.first..=u16::MAX).zip(pairs.iter().copied());
+        let messages = self.remember(id, vectors.irq_type, numbered)?;
+        let stale = self.entries.get_mut(&id).and_then(|entry| entry.forget_stale(vectors, pairs));
+        Ok(Told { messages, stale })
+    }
+
+    /// As [`Functions::tell`], for vectors that became sources, and of which nobody else was told.
+    pub(super) fn tell_vectors(
+        &mut self,
+        id: FunctionId,
+        irq_type: IrqType,
+        vectors: &Vectors,
+        pairs: &[Pair],
+    ) -> Result<Vec<Message>, Status> {
+        self.remember(id, irq_type, vectors.iter().map(|(vector, _)| *vector).zip(pairs.iter().copied()))
+    }
+
+    fn remember(
+        &mut self,
+        id: FunctionId,
+        irq_type: IrqType,
+        pairs: impl Iterator<Item = (u16, Pair)>,
+    ) -> Result<Vec<Message>, Status> {
         let fresh = self.generation;
         let entry = match self.entries.get_mut(&id) {
             None => return Err(Status::NoFunction),
             Some(entry) if entry.gone => return Err(Status::FunctionGone),
             Some(entry) => entry,
         };
-        let mut messages = Vec::with_capacity(pairs.len());
-        for (vector, pair) in (vectors.first..=u16::MAX).zip(pairs) {
-            let told = entry.told.get(&(vectors.irq_type, vector)).copied();
-            let message = match told {
+        let mut messages = Vec::with_capacity(pairs.size_hint().0);
+        for (vector, pair) in pairs {
+            let message = match entry.told.get(&(irq_type, vector)).copied() {
                 Some(told) if told.address == pair.address && told.data == pair.data => told,
                 _ => Message { address: pair.address, data: pair.data, generation: fresh },
             };
-            entry.told.insert((vectors.irq_type, vector), message);
+            entry.told.insert((irq_type, vector), message);
             messages.push(message);
         }
         if messages.iter().any(|message| message.generation == fresh) {
             self.generation = fresh.wrapping_add(1);
         }
-        Ok(Told { messages, stale: entry.forget_stale(vectors, pairs) })
+        Ok(messages)
     }
 }
 

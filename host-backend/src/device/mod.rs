@@ -6,8 +6,8 @@
 //! result back:
 //!
 //! ```
-//! use vhost_device_irq::device::{Device, Step};
-//! # let mut device = Device::new(Vec::new())?;
+//! use vhost_device_irq::device::{Device, Quota, Step};
+//! # let mut device = Device::new(Vec::new(), Quota { guest: 8, function: 8 })?;
 //! # let call_the_host = |_: &_| unreachable!();
 //! let mut step = device.request(&[0; 8], 64);
 //! let reply = loop {
@@ -17,6 +17,8 @@
 //!             let result = call_the_host(&call);
 //!             device.messages_read(call, result)
 //!         }
+//!         // and so on for every other kind of call
+//! #       _ => unreachable!(),
 //!     };
 //! };
 //! assert_eq!(reply.bytes()[0], 1); // VIRTIO_IRQ_S_UNSUPPORTED: there is no request type 0
@@ -31,20 +33,28 @@
     clippy::cast_possible_truncation
 )]
 
+mod allocate;
 mod events;
 mod function;
 mod reply;
 #[cfg(test)]
+mod source_tests;
+mod sources;
+#[cfg(test)]
 mod tests;
 
+pub use allocate::{Attach, Enable, Release, UnmaskPins};
 pub use function::Assigned;
 pub use reply::Reply;
+pub use sources::{Detach, Quota, Vectors};
 
 use events::EventQueue;
 use function::Functions;
+use sources::Sources;
 use virtio_irq_proto::wire::{self, ReplyHead, RequestHead, request_type};
 use virtio_irq_proto::{
-    Config, F_NATIVE, FunctionId, GetMessages, ListFunctions, Request, Status, VectorRange,
+    Config, F_EVENT, F_NATIVE, FunctionFlags, FunctionId, GetMessages, ListFunctions, Request, SourceId,
+    Status, VectorRange,
 };
 use zerocopy::FromBytes;
 
@@ -52,6 +62,7 @@ use zerocopy::FromBytes;
 #[derive(Debug)]
 pub struct Device {
     functions: Functions,
+    sources: Sources,
     events: EventQueue,
     /// Feature bits that the driver accepted.
     negotiated: u64,
@@ -67,6 +78,14 @@ pub enum Step {
     Done(Reply),
     /// The host has to read messages; hand the result to [`Device::messages_read`].
     ReadMessages(ReadMessages),
+    /// The host has to enable a type of interrupts; hand the result to [`Device::enabled`].
+    Enable(Enable),
+    /// The host has to attach vectors; hand the result to [`Device::attached`].
+    Attach(Attach),
+    /// The host has to release vectors; say so to [`Device::released`].
+    Release(Release),
+    /// The host has to unmask pins; hand the result to [`Device::pins_unmasked`].
+    UnmaskPins(UnmaskPins),
 }
 
 /// A call to the host side: read the messages of these vectors as they are programmed now.
@@ -99,13 +118,17 @@ pub struct Pair {
     pub data: u32,
 }
 
-/// Why the host side has no messages to tell.
+/// Why the host side did not do what it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// At least one of the vectors is not enabled.
     NotEnabled,
     /// The function left the host.
     Gone,
+    /// The function's interrupts are in use by the guest's own capability.
+    Busy,
+    /// The VMM did not hand over the function yet.
+    NotReady,
     /// Anything else. The host side reports what it was; the guest only learns that it happened.
     Failed,
 }
@@ -127,9 +150,10 @@ impl Device {
     ///
     /// # Errors
     /// Two functions with one id.
-    pub fn new(functions: Vec<Assigned>) -> Result<Self, DuplicateId> {
+    pub fn new(functions: Vec<Assigned>, quota: Quota) -> Result<Self, DuplicateId> {
         Ok(Self {
             functions: Functions::new(functions)?,
+            sources: Sources::new(quota),
             events: EventQueue::default(),
             negotiated: 0,
             run: 0,
@@ -138,12 +162,14 @@ impl Device {
 
     /// The configuration space. It never changes.
     pub fn config(&self) -> wire::Config {
-        Config { max_sources: 0, max_vectors: Self::MAX_VECTORS }.to_wire()
+        let max_sources = if self.features() & 1 << F_EVENT == 0 { 0 } else { self.sources.quota().guest };
+        Config { max_sources, max_vectors: Self::MAX_VECTORS }.to_wire()
     }
 
     /// The device's own feature bits.
     pub fn features(&self) -> u64 {
-        1 << F_NATIVE
+        let any_source = self.functions.any(FunctionFlags::EVENT);
+        1 << F_NATIVE | u64::from(any_source) << F_EVENT
     }
 
     /// The driver accepted these feature bits. Bits of other owners (transport, ring) are ignored.
@@ -153,10 +179,13 @@ impl Device {
 
     /// Forgets everything about the guest: the messages that it was told, and events that it did not get.
     /// What is known about the host stays. The accepted features stay too: the transport says when those change.
-    pub fn reset(&mut self) {
+    ///
+    /// Returns what the host has to release: every source that the guest held.
+    pub fn reset(&mut self) -> Vec<Detach> {
         self.events.clear();
         self.functions.forget_told();
         self.run = self.run.wrapping_add(1);
+        self.sources.clear()
     }
 
     /// A request arrived: `readable` are the leading bytes of the chain's device-readable part (at least
@@ -174,9 +203,12 @@ impl Device {
     fn dispatch(&mut self, readable: &[u8], writable: usize) -> Result<Step, Status> {
         self.require_feature(readable)?;
         let request = Request::parse(readable)?;
-        if let Request::GetMessages(get) = &request
-            && get.vectors.count.get() > Self::MAX_VECTORS
-        {
+        let count = match &request {
+            Request::GetMessages(get) => get.vectors.count.get(),
+            Request::Allocate(allocate) => allocate.most.get(),
+            _ => 0,
+        };
+        if count > Self::MAX_VECTORS {
             return Err(Status::Invalid);
         }
         if writable < request.reply_size() {
@@ -185,6 +217,11 @@ impl Device {
         match request {
             Request::ListFunctions(list) => Ok(Step::Done(self.list_functions(list))),
             Request::GetMessages(get) => self.get_messages(get),
+            Request::Allocate(allocate) => self.allocate(allocate),
+            Request::Free(range) => self.free(range),
+            Request::Mask(range) => self.mask(range),
+            Request::Unmask(range) => self.unmask(range),
+            Request::ResetFunction(reset) => self.reset_function(reset.function),
         }
     }
 
@@ -195,6 +232,7 @@ impl Device {
         };
         let feature = match head.kind.get() {
             request_type::GET_MESSAGES => F_NATIVE,
+            request_type::ALLOCATE..=request_type::RESET_FUNCTION => F_EVENT,
             _ => return Ok(()),
         };
         if self.negotiated & (1 << feature) != 0 { Ok(()) } else { Err(Status::Unsupported) }
@@ -231,17 +269,7 @@ impl Device {
         call: &ReadMessages,
         result: Result<Vec<Pair>, Failure>,
     ) -> Result<Reply, Status> {
-        let pairs = match result {
-            Ok(pairs) => pairs,
-            Err(Failure::NotEnabled) => return Err(Status::NotEnabled),
-            Err(Failure::Failed) => return Err(Status::HostError),
-            Err(Failure::Gone) => {
-                if self.functions.mark_gone(call.function) {
-                    self.events.function_gone(call.function);
-                }
-                return Err(Status::FunctionGone);
-            }
-        };
+        let pairs = result.map_err(|failure| self.failed(call.function, failure))?;
         // The guest of the request is gone; what it asked for must not count as told to the next one.
         if call.run != self.run || pairs.len() != call.vectors.len() {
             return Err(Status::HostError);
@@ -253,19 +281,54 @@ impl Device {
         Ok(Reply::messages(&told.messages))
     }
 
+    /// The status that says so to the driver.
+    fn failed(&mut self, function: FunctionId, failure: Failure) -> Status {
+        match failure {
+            Failure::NotEnabled => Status::NotEnabled,
+            Failure::Busy => Status::Busy,
+            Failure::NotReady => Status::NotReady,
+            Failure::Failed => Status::HostError,
+            Failure::Gone => {
+                self.function_gone(function);
+                Status::FunctionGone
+            }
+        }
+    }
+
+    /// The function left the host, and with it everything that the guest had of it.
+    pub fn function_gone(&mut self, function: FunctionId) {
+        if self.functions.mark_gone(function) {
+            self.sources.drop_function(function);
+            self.events.function_gone(function);
+        }
+    }
+
+    /// A source fired: an eventfd of it was signalled.
+    pub fn fired(&mut self, source: SourceId) {
+        self.sources.fired(source);
+    }
+
+    /// The VMM or the guest took the function's interrupts away underneath: its sources end.
+    pub fn revoked(&mut self, function: FunctionId) {
+        self.sources.revoke(function);
+    }
+
     /// The events that wait for a buffer, oldest first, at most `room` of them. They stay until
     /// [`Device::events_taken`] says that they were written.
     pub fn next_events(&self, room: usize) -> Vec<wire::Event> {
-        self.events.peek(room)
+        let events = self.events.peek().chain(self.sources.peek(room));
+        events.take(room).map(|event| event.to_wire()).collect()
     }
 
     /// Whether an event waits for a buffer.
     pub fn has_events(&self) -> bool {
-        !self.events.is_empty()
+        !self.events.is_empty() || self.sources.has_events()
     }
 
     /// The first `count` events of [`Device::next_events`] are in a buffer of the driver.
     pub fn events_taken(&mut self, count: usize) {
-        self.events.take(count);
+        let queued = count.min(self.events.len());
+        self.events.take(queued);
+        self.sources.take(count.saturating_sub(queued));
     }
 }

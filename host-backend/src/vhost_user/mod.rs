@@ -13,14 +13,14 @@ use crate::sys;
 use chain::{Broken, Buffers, Chain};
 use ring::Memory;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use tracing::{info, warn};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringState};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use virtio_irq_proto::{EVENT_QUEUE, Event, QUEUE_COUNT, REQUEST_QUEUE};
+use virtio_irq_proto::{Event, QUEUE_COUNT, REQUEST_QUEUE};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
@@ -36,6 +36,9 @@ const CHAINS_PER_WAKEUP: usize = 64;
 
 /// Id of [`Session::again`] in the worker's epoll instance: the ids up to the number of queues are the library's.
 const AGAIN: u16 = QUEUE_COUNT + 1;
+
+/// Id of [`Bridge::deliveries`] there.
+const FIRED: u16 = QUEUE_COUNT + 2;
 
 /// One frontend's time with the device.
 #[derive(Debug)]
@@ -81,6 +84,8 @@ impl Session {
             .map_err(|error| io::Error::other(error.to_string()))?;
         for worker in daemon.get_epoll_handlers() {
             worker.register_listener(session.again.as_raw_fd(), EventSet::IN, u64::from(AGAIN))?;
+            let deliveries = session.bridge.deliveries().as_fd().as_raw_fd();
+            worker.register_listener(deliveries, EventSet::IN, u64::from(FIRED))?;
         }
         Ok((session, daemon))
     }
@@ -88,10 +93,8 @@ impl Session {
     /// Ends the session of a frontend that left: waits for the worker, and forgets the guest.
     pub fn end(session: Arc<Self>, daemon: VhostUserDaemon<Arc<Self>>) {
         drop(daemon);
-        let mut device = session.bridge.device();
-        device.reset();
-        device.negotiated(0);
-        drop(device);
+        session.bridge.reset();
+        session.bridge.device().negotiated(0);
         if session.exit.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
             sys::close_abandoned(session.exit_fd);
         }
@@ -241,7 +244,7 @@ impl VhostUserBackend for Session {
     fn stop_vring(&self, queue_index: u32) -> io::Result<()> {
         if queue_index == u32::from(REQUEST_QUEUE) {
             info!("the guest's driver stopped");
-            self.bridge.device().reset();
+            self.bridge.reset();
         }
         Ok(())
     }
@@ -259,8 +262,12 @@ impl VhostUserBackend for Session {
             let _ = self.again.read();
         }
         let mut progress = Progress::Done;
-        if device_event != EVENT_QUEUE {
-            progress = self.serve_requests(requests);
+        // Always, and before requests are served: what fired before a request was made counts as before it.
+        if self.bridge.collect() {
+            progress = Progress::More;
+        }
+        if matches!(device_event, REQUEST_QUEUE | AGAIN) && self.serve_requests(requests) == Progress::More {
+            progress = Progress::More;
         }
         if self.deliver_events(events) == Progress::More || progress == Progress::More {
             self.wake_again();

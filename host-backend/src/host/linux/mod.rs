@@ -15,7 +15,7 @@ mod tests;
 
 pub use sysfs::{Platform, Sysfs};
 
-use super::{Description, HostError, HostFunction};
+use super::{Description, HostError, HostFunction, Interrupts};
 use crate::device::Pair;
 use capability::{Capabilities, MsiCapability};
 use config::ConfigFile;
@@ -135,6 +135,10 @@ impl HostFunction for LinuxFunction {
             (IrqType::Msix, _, Some(msix)) => msix.read(&self.config, vectors),
             _ => Err(HostError::NotEnabled),
         }
+    }
+
+    fn interrupts(&self) -> Option<&dyn Interrupts> {
+        None
     }
 }
 
