@@ -258,8 +258,23 @@ impl Agent {
     ///
     /// If none comes within `limit`, or the machine is gone.
     pub fn output_line(&self, name: &str, text: &str, limit: Duration) -> Result<String> {
+        self.output_line_after(name, 0, text, limit)
+    }
+
+    /// As [`Agent::output_line`], passing over as many such lines as `skipped` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::output_line`].
+    pub fn output_line_after(
+        &self,
+        name: &str,
+        skipped: usize,
+        text: &str,
+        limit: Duration,
+    ) -> Result<String> {
         self.wait_for(&format!("line {text:?} of {name}"), limit, |state| {
-            state.output.get(name)?.iter().find(|line| line.contains(text)).cloned()
+            state.output.get(name)?.iter().filter(|line| line.contains(text)).nth(skipped).cloned()
         })
     }
 
@@ -269,6 +284,17 @@ impl Agent {
         let state = self.shared.state();
         let lines = state.output.get(name).map(Vec::as_slice).unwrap_or_default();
         lines.iter().filter(|line| texts.iter().any(|text| line.contains(text))).cloned().collect()
+    }
+
+    /// Says that the machine is gone, for a reason that its channel does not show.
+    pub(crate) fn lost(&self, why: &str) {
+        self.shared.state().gone = Some(why.to_owned());
+        self.shared.changed.notify_all();
+    }
+
+    /// Takes [`Agent::lost`] back, because another machine uses the channel now.
+    pub(crate) fn revive(&self) {
+        self.shared.state().gone = None;
     }
 
     fn call(&self, operation: Operation, limit: Duration) -> Result<Answer> {
@@ -298,7 +324,8 @@ impl Agent {
         limit: Duration,
         mut found: impl FnMut(&mut State) -> Option<T>,
     ) -> Result<T> {
-        let end = Instant::now() + limit;
+        // A limit beyond the clock's range is none.
+        let end = Instant::now().checked_add(limit);
         let mut state = self.shared.state();
         loop {
             if let Some(found) = found(&mut state) {
@@ -307,7 +334,7 @@ impl Agent {
             if let Some(why) = &state.gone {
                 return Err(self.gone(why));
             }
-            let left = end.saturating_duration_since(Instant::now());
+            let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 let what = what.to_owned();
                 let (machine, log) = (self.machine.clone(), self.kernel_log());

@@ -51,9 +51,14 @@ impl Layout {
         self.lab.join("modules")
     }
 
-    /// The boot images of one scenario.
-    pub(crate) fn images(&self, of: &str) -> PathBuf {
-        self.lab.join("images").join(of)
+    /// The boot images of one scenario, as the tree sees the directory: QEMU runs in there.
+    pub(crate) fn images(of: &str) -> PathBuf {
+        Path::new("/build/images").join(of)
+    }
+
+    /// A path of the tree as it is seen from outside.
+    pub(crate) fn outside(&self, path: &Path) -> PathBuf {
+        self.tree().join(path.strip_prefix("/").unwrap_or(path))
     }
 
     /// Waits until no other process prepares the lab. The lock goes with the returned file.

@@ -11,17 +11,24 @@
 
 mod agent;
 mod artifacts;
+pub mod checks;
 mod error;
+mod host;
 mod initramfs;
 mod layout;
+mod machine;
 mod modules;
+pub mod msi;
 mod program;
 mod progress;
 mod provision;
+pub mod scenarios;
 
 pub use agent::{Agent, Start};
 pub use artifacts::{Artifacts, build};
 pub use error::{Error, Result};
+pub use host::{Holdings, Host, Process, RunningGuest, interrupts, payload};
 pub use layout::Layout;
+pub use machine::{Guest, Machine};
 pub use progress::Stage;
 pub use provision::provision;

@@ -55,7 +55,7 @@ pub(crate) fn release(tree: &Path) -> Result<String> {
 fn image_packages(tree: &Path, release: &str, log: &Path) -> Result<Vec<String>> {
     let split = [format!("linux-binary-{release}"), format!("linux-modules-{release}")];
     let mut show = in_tree(tree, "apt-cache");
-    show.args(["--names-only", "pkgnames", "linux-"]);
+    show.args(["pkgnames", "linux-"]);
     let known = String::from_utf8_lossy(&program::output("list kernels", &mut show, log)?).into_owned();
     let known = |package: &String| known.lines().any(|line| line == package);
     Ok(if split.iter().all(known) { split.to_vec() } else { vec![format!("linux-image-{release}")] })

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a scenario found.
+
+use crate::error::{Error, Result};
+use crate::msi::Pair;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The outcome of one check: what was seen, either way.
+pub type Verdict = std::result::Result<String, Unmet>;
+
+/// Why a check failed.
+#[derive(Debug)]
+pub enum Unmet {
+    /// What was seen is not what was to be seen.
+    Seen(String),
+    /// It could not be looked at.
+    Broken(Error),
+}
+
+impl From<Error> for Unmet {
+    fn from(error: Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+/// A verdict from a condition and what was seen.
+///
+/// # Errors
+///
+/// [`Unmet::Seen`] if the condition does not hold.
+pub fn expect(condition: bool, seen: impl Into<String>) -> Verdict {
+    if condition { Ok(seen.into()) } else { Err(Unmet::Seen(seen.into())) }
+}
+
+/// One check that was made, or could not be.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it held.
+    pub passed: bool,
+    /// What was seen.
+    pub seen: String,
+    /// Where to look.
+    pub log: PathBuf,
+    /// Seconds since the scenario began.
+    pub at: f32,
+}
+
+/// What happened with one interrupt source at one time; a line of the demonstration's table.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// The situation.
+    pub situation: String,
+    /// The function, as the guest sees it.
+    pub function: String,
+    /// The vector.
+    pub vector: String,
+    /// The pair in the guest's capability.
+    pub guest_pair: String,
+    /// The pair that virtio-irq told, or why there is none.
+    pub host_pair: String,
+    /// Interrupts that the device sent.
+    pub sent: u64,
+    /// Runs of the guest's handler.
+    pub handled: u64,
+    /// What it means.
+    pub outcome: String,
+}
+
+/// Collects what a scenario finds.
+#[derive(Debug)]
+pub struct Report {
+    scenario: &'static str,
+    planned: &'static [&'static str],
+    checks: Vec<Check>,
+    rows: Vec<Row>,
+    start: Instant,
+    observer: fn(&Check),
+}
+
+impl Report {
+    /// A report in which every check of `planned` has to appear. `observer` is called with each as it is made.
+    #[must_use]
+    pub fn new(scenario: &'static str, planned: &'static [&'static str], observer: fn(&Check)) -> Self {
+        Self { scenario, planned, checks: Vec::new(), rows: Vec::new(), start: Instant::now(), observer }
+    }
+
+    /// Makes a check; whoever looks into a failure begins with `log`.
+    ///
+    /// # Errors
+    ///
+    /// When a machine is gone or hangs, so that there is no point in going on. The check has failed then. So have all that
+    /// come after it.
+    pub fn check(&mut self, name: &'static str, log: &Path, judge: impl FnOnce() -> Verdict) -> Result<()> {
+        let (passed, seen, end) = match judge() {
+            Ok(seen) => (true, seen, None),
+            Err(Unmet::Seen(seen)) => (false, seen, None),
+            Err(Unmet::Broken(error @ (Error::Gone { .. } | Error::Late { .. }))) => {
+                (false, error.to_string(), Some(error))
+            }
+            Err(Unmet::Broken(error)) => (false, error.to_string(), None),
+        };
+        self.add(name, passed, seen, log);
+        end.map_or(Ok(()), Err)
+    }
+
+    /// Adds a line to the table.
+    pub fn row(&mut self, row: Row) {
+        self.rows.push(row);
+    }
+
+    /// Ends the report: what was planned and not reached has failed, for the reason `why`.
+    pub fn close(&mut self, why: &str, log: &Path) {
+        let made: Vec<_> = self.checks.iter().map(|check| check.name).collect();
+        for name in self.planned.iter().filter(|name| !made.contains(name)) {
+            self.add(name, false, format!("not reached: {why}"), log);
+        }
+    }
+
+    /// Whether every planned check was made and held.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        let held = |name: &&str| self.checks.iter().any(|check| check.name == *name && check.passed);
+        self.planned.iter().all(held) && self.checks.iter().all(|check| check.passed)
+    }
+
+    /// The checks, in the order in which they were made.
+    #[must_use]
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+
+    /// The table.
+    #[must_use]
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// How long it took so far.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// The report as JSON.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "scenario": self.scenario,
+            "passed": self.passed(),
+            "seconds": self.elapsed().as_secs_f32(),
+            "checks": self.checks,
+            "table": self.rows,
+        })
+    }
+
+    fn add(&mut self, name: &'static str, passed: bool, seen: String, log: &Path) {
+        // One line a check, also when an error has many.
+        let seen = seen.lines().map(str::trim).collect::<Vec<_>>().join("; ");
+        let at = self.start.elapsed().as_secs_f32();
+        let check = Check { name, passed, seen, log: log.to_owned(), at };
+        (self.observer)(&check);
+        self.checks.push(check);
+    }
+}
+
+/// A pair for a table, or what is there instead.
+pub(crate) fn shown(pair: Option<Pair>, instead: &str) -> String {
+    pair.map_or_else(|| instead.to_owned(), |pair| pair.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAN: &[&str] = &["first", "second"];
+
+    fn report() -> Report {
+        Report::new("name", PLAN, |_| {})
+    }
+
+    #[test]
+    fn a_check_that_was_not_reached_has_failed() {
+        let mut report = report();
+        report.check("first", Path::new("log"), || Ok("good".into())).unwrap();
+        assert!(!report.passed());
+        report.close("the guest died", Path::new("log"));
+        assert!(!report.passed());
+        assert_eq!(report.checks()[1].seen, "not reached: the guest died");
+    }
+
+    #[test]
+    fn all_planned_checks_make_a_pass() {
+        let mut report = report();
+        for name in PLAN {
+            report.check(name, Path::new("log"), || expect(true, "good")).unwrap();
+        }
+        report.close("unused", Path::new("log"));
+        assert!(report.passed());
+        assert_eq!(report.json()["passed"], true);
+    }
+
+    #[test]
+    fn a_machine_that_is_gone_ends_the_scenario() {
+        let gone = || Error::Gone { machine: "guest".into(), why: "it\nleft".into(), log: "log".into() };
+        let mut report = report();
+        assert!(report.check("first", Path::new("log"), || Err(gone().into())).is_err());
+        assert!(!report.checks()[0].passed);
+        assert!(!report.checks()[0].seen.contains('\n'));
+    }
+
+    #[test]
+    fn what_was_not_to_be_seen_fails_and_lets_the_scenario_go_on() {
+        let mut report = report();
+        report.check("first", Path::new("log"), || expect(1 == 2, "saw 1")).unwrap();
+        report.check("second", Path::new("log"), || expect(true, "saw 2")).unwrap();
+        assert!(!report.passed());
+    }
+}

@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A running emulated host, and what runs on it.
+
+use crate::agent::{Agent, clear_logs};
+use crate::artifacts::Artifacts;
+use crate::error::{At, Error, Result};
+use crate::initramfs;
+use crate::layout::Layout;
+use crate::machine::{Guest, Machine, TREE};
+use crate::modules;
+use crate::msi::{Capability, capability};
+use crate::program::bound;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+use virtio_irq_lab_agent::{End, Operation, PAYLOAD};
+
+/// How long a machine may take to start: ten times of what it does take.
+const START: Duration = Duration::from_secs(60);
+
+/// How long a guest may take to be off after it was told.
+const STOP: Duration = Duration::from_secs(20);
+
+const HOST_IMAGE: &str = "host.cpio";
+const GUEST_IMAGE: &str = "guest.cpio";
+
+/// A running emulated host. Dropped, it is switched off at once, with all that runs on it.
+#[derive(Debug)]
+pub struct Host {
+    agent: Agent,
+    guests: Vec<Agent>,
+    images: PathBuf,
+    qemu: Arc<Mutex<Child>>,
+    /// Dropping it ends the watchdog.
+    _alive: mpsc::Sender<()>,
+}
+
+impl Host {
+    /// Boots `machine` for the scenario `name`, and leaves it with its modules loaded and the Debian tree as its root.
+    ///
+    /// After `limit` it is switched off, whatever the scenario does, and every operation on it fails.
+    ///
+    /// # Errors
+    ///
+    /// If it does not start.
+    pub fn boot(
+        layout: &Layout,
+        artifacts: &Artifacts,
+        name: &str,
+        machine: &Machine,
+        limit: Duration,
+    ) -> Result<Self> {
+        let logs = layout.logs(name);
+        clear_logs(&logs)?;
+        let modules = modules::closure(layout, machine.modules())?;
+        let images = Layout::images(name);
+        let payload = [modules.as_slice(), std::slice::from_ref(&artifacts.daemon)].concat();
+        initramfs::write(&layout.outside(&images.join(HOST_IMAGE)), &artifacts.agent, &payload)?;
+        let payload = [artifacts.driver.clone(), artifacts.edu.clone()];
+        initramfs::write(&layout.outside(&images.join(GUEST_IMAGE)), &artifacts.agent, &payload)?;
+
+        let pairs: std::io::Result<Vec<_>> = (0..=machine.channels()).map(|_| UnixStream::pair()).collect();
+        let (ours, theirs): (Vec<_>, Vec<_>) = pairs.at("socket pair")?.into_iter().unzip();
+        let child = start(layout, &logs, machine, &images.join(HOST_IMAGE), &theirs)?;
+        // QEMU's end must be QEMU's alone, or its death would not be seen.
+        drop(theirs);
+        let qemu = Arc::new(Mutex::new(child));
+        let alive = watch(&qemu, limit);
+        let mut agents = ours.into_iter().enumerate().map(|(index, stream)| {
+            let name = match index {
+                0 => "host".to_owned(),
+                1 if machine.channels() == 1 => "guest".to_owned(),
+                _ => format!("guest{index}"),
+            };
+            Agent::new(&name, stream, &logs)
+        });
+        let agent = agents.next().ok_or_else(|| Error::Unexpected("a host without a channel".into()))??;
+        let guests = agents.collect::<Result<_>>()?;
+        let host = Self { agent, guests, images, qemu, _alive: alive };
+        host.agent.started(1, START)?;
+        for module in &modules {
+            let name = module.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            host.agent.perform(Operation::LoadModule { name, parameters: String::new() })?;
+        }
+        host.agent.perform(Operation::EnterTree { tag: TREE.to_owned() })?;
+        Ok(host)
+    }
+
+    /// The host's agent.
+    #[must_use]
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// Takes a function from whatever driver has it and gives it to vfio-pci.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn bind_to_vfio(&self, function: &str) -> Result<()> {
+        let device = format!("/sys/bus/pci/devices/{function}");
+        self.agent.write(&format!("{device}/driver_override"), "vfio-pci")?;
+        if self.agent.link(&format!("{device}/driver")).is_ok() {
+            self.agent.write(&format!("{device}/driver/unbind"), function)?;
+        }
+        self.agent.write("/sys/bus/pci/drivers_probe", function)
+    }
+
+    /// The MSI capability that a function really has, from the kernel's own view of its configuration space.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read or the function has none.
+    pub fn msi(&self, function: &str) -> Result<Capability> {
+        let config = self.agent.read_bytes(&format!("/sys/bus/pci/devices/{function}/config"))?;
+        capability(&config).ok_or_else(|| Error::Unexpected(format!("{function} has no MSI capability")))
+    }
+
+    /// How often the interrupts of vfio-pci for a function have come on this host.
+    ///
+    /// # Errors
+    ///
+    /// If the agent does not answer.
+    pub fn vfio_interrupts(&self, function: &str) -> Result<u64> {
+        let table = self.agent.read("/proc/interrupts")?;
+        Ok(interrupts(&table, &format!("({function})")))
+    }
+
+    /// Starts a process, its output going to a log named for it.
+    ///
+    /// # Errors
+    ///
+    /// If it does not start.
+    pub fn spawn(&self, name: &str, argv: &[String]) -> Result<Process> {
+        let id = self.agent.spawn(name, argv)?;
+        Ok(Process { name: name.to_owned(), id, agent: self.agent.clone() })
+    }
+
+    /// Starts `guest` and waits until its agent is there.
+    ///
+    /// # Errors
+    ///
+    /// If QEMU or the guest does not start.
+    pub fn start_guest(&self, name: &str, guest: &Guest) -> Result<RunningGuest> {
+        let channel = self.guests.get(guest.channel);
+        let agent =
+            channel.ok_or_else(|| Error::Unexpected(format!("no channel {}", guest.channel)))?.clone();
+        let image = self.images.join(GUEST_IMAGE).display().to_string();
+        let before = agent.start_count();
+        agent.revive();
+        let qemu = self.spawn(name, &guest.arguments(&image))?;
+        let (watched, told) = (qemu.clone(), agent.clone());
+        let watcher = std::thread::spawn(move || {
+            let end = watched.wait(Duration::MAX);
+            told.lost(&match &end {
+                Ok(Some(end)) => format!("QEMU ended: {end}"),
+                Ok(None) => "QEMU runs, but nobody looks after it".to_owned(),
+                Err(error) => error.to_string(),
+            });
+            end
+        });
+        let guest = RunningGuest { agent, qemu, watcher };
+        guest.agent.started(before + 1, START)?;
+        Ok(guest)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        kill(&self.qemu);
+    }
+}
+
+/// A process on a host.
+#[derive(Debug, Clone)]
+pub struct Process {
+    name: String,
+    id: u32,
+    agent: Agent,
+}
+
+impl Process {
+    /// Its process id there.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Where its output is.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.agent.process_log(&self.name)
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// If it has ended.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        self.agent.perform(Operation::Signal { process: self.id, signal })
+    }
+
+    /// Waits for its end, at most for `limit`; nothing if it runs still.
+    ///
+    /// # Errors
+    ///
+    /// If the host does not answer.
+    pub fn wait(&self, limit: Duration) -> Result<Option<End>> {
+        self.agent.wait(self.id, limit)
+    }
+
+    /// Its open descriptors and its threads.
+    ///
+    /// # Errors
+    ///
+    /// If it has ended.
+    pub fn holdings(&self) -> Result<Holdings> {
+        let count = |what: &str| Ok::<_, Error>(self.agent.list(&format!("/proc/{}/{what}", self.id))?.len());
+        Ok(Holdings { descriptors: count("fd")?, threads: count("task")? })
+    }
+}
+
+/// What a process holds of what it could leak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holdings {
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: usize,
+}
+
+impl std::fmt::Display for Holdings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} descriptors, {} threads", self.descriptors, self.threads)
+    }
+}
+
+/// A guest and its QEMU.
+#[derive(Debug)]
+pub struct RunningGuest {
+    agent: Agent,
+    qemu: Process,
+    watcher: std::thread::JoinHandle<Result<Option<End>>>,
+}
+
+impl RunningGuest {
+    /// The guest's agent.
+    #[must_use]
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// Its QEMU.
+    #[must_use]
+    pub fn qemu(&self) -> &Process {
+        &self.qemu
+    }
+
+    /// Restarts the guest, in the same QEMU, and waits until it is up.
+    ///
+    /// # Errors
+    ///
+    /// If it does not come back.
+    pub fn reboot(&self) -> Result<()> {
+        let before = self.agent.start_count();
+        self.agent.tell(Operation::Reboot)?;
+        self.agent.started(before + 1, START).map(drop)
+    }
+
+    /// Switches the guest off and waits for QEMU's end.
+    ///
+    /// # Errors
+    ///
+    /// If QEMU does not end.
+    pub fn power_off(self) -> Result<End> {
+        self.agent.tell(Operation::PowerOff)?;
+        match self.qemu.wait(STOP)? {
+            Some(end) => {
+                // It has seen the same end, and must not speak of it to the next guest.
+                drop(self.watcher.join());
+                Ok(end)
+            }
+            None => {
+                let (what, log) = ("switching off".to_owned(), self.qemu.log());
+                let machine = self.agent.machine().to_owned();
+                Err(Error::Late { machine, what, seconds: STOP.as_secs(), log })
+            }
+        }
+    }
+}
+
+/// Where a host finds a file of its payload.
+#[must_use]
+pub fn payload(name: &str) -> String {
+    format!("{PAYLOAD}/{name}")
+}
+
+/// The sum over all processors of the interrupts whose line in `/proc/interrupts` contains `text`.
+#[must_use]
+pub fn interrupts(table: &str, text: &str) -> u64 {
+    let counts = |line: &str| {
+        let words = line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok());
+        words.sum::<u64>()
+    };
+    table.lines().filter(|line| line.contains(text)).map(counts).sum()
+}
+
+/// Starts QEMU in the tree, with `sockets` as its channels.
+fn start(
+    layout: &Layout,
+    logs: &Path,
+    machine: &Machine,
+    initramfs: &Path,
+    sockets: &[UnixStream],
+) -> Result<Child> {
+    for socket in sockets {
+        fcntl(socket, FcntlArg::F_SETFD(FdFlag::empty())).map_err(std::io::Error::from).at("socket pair")?;
+    }
+    let numbers: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+    let log = |name: &str| {
+        let path = logs.join(name);
+        File::create(&path).at(&path)
+    };
+    let arguments = machine.arguments(&initramfs.display().to_string(), &numbers);
+    bound("chroot")
+        .arg(layout.tree())
+        .arg("qemu-system-x86_64")
+        .args(&arguments)
+        .stdout(log("host-console.log")?)
+        .stderr(log("host-qemu.log")?)
+        .spawn()
+        .at("setpriv")
+}
+
+/// Switches the machine off when `limit` is over, unless the returned sender is dropped before.
+fn watch(qemu: &Arc<Mutex<Child>>, limit: Duration) -> mpsc::Sender<()> {
+    let (alive, ended) = mpsc::channel::<()>();
+    let qemu = Arc::clone(qemu);
+    std::thread::spawn(move || {
+        if ended.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("time limit of {} s: the emulated host is switched off", limit.as_secs());
+            kill(&qemu);
+        }
+    });
+    alive
+}
+
+fn kill(qemu: &Mutex<Child>) {
+    let mut qemu = qemu.lock().unwrap_or_else(PoisonError::into_inner);
+    // It may have ended by itself.
+    let _: std::io::Result<()> = qemu.kill();
+    let _: std::io::Result<std::process::ExitStatus> = qemu.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::interrupts;
+
+    #[test]
+    fn interrupts_are_summed_over_processors() {
+        let table = "           CPU0       CPU1\n 26:         70         30  IR-PCI-MSI-0000:00:05.0    0-edge      \
+                     vfio-msi[0](0000:00:05.0)\n 27:          5          0  PCI-MSI 1-edge  virtio1\n";
+        assert_eq!(interrupts(table, "(0000:00:05.0)"), 100);
+        assert_eq!(interrupts(table, "absent"), 0);
+    }
+}

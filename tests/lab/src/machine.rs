@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Descriptions of emulated hosts, and what of them goes on QEMU's command line.
+
+use crate::provision::IMAGE;
+use virtio_irq_lab_agent::PORT;
+
+/// Mount tag of the Debian tree.
+pub(crate) const TREE: &str = "tree";
+
+/// Kernel arguments that shorten the start of any machine and change nothing that a scenario looks at: the self-tests of
+/// cryptography, and (with PCI Express) probing of 255 buses that do not exist.
+const QUICK: &[&str] = &["quiet", "cryptomgr.notests", "pci=lastbus=0"];
+
+/// A board without what would be probed and is not used.
+const Q35: &str = "q35,sata=off,smbus=off,i8042=off";
+
+/// The emulated host of a scenario.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    cpu: &'static str,
+    memory: u32,
+    cpus: u32,
+    iommu: &'static str,
+    devices: Vec<String>,
+    modules: Vec<&'static str>,
+    arguments: Vec<String>,
+    channels: usize,
+}
+
+impl Machine {
+    /// A host with an Intel IOMMU that remaps interrupts, and an AMD processor, because the virtualization that QEMU
+    /// can emulate for a nested KVM is AMD's. One guest can run at a time.
+    #[must_use]
+    pub fn vtd() -> Self {
+        Self {
+            cpu: "EPYC,+svm,+npt",
+            memory: 2048,
+            cpus: 2,
+            iommu: "intel-iommu,intremap=on,caching-mode=on",
+            devices: Vec::new(),
+            modules: vec!["9p", "9pnet_virtio", "vfio-pci", "vfio_iommu_type1", "kvm-amd"],
+            arguments: vec!["intel_iommu=on".to_owned()],
+            channels: 1,
+        }
+    }
+
+    /// Adds a device, as QEMU's `-device` has it.
+    #[must_use]
+    pub fn device(mut self, device: &str) -> Self {
+        self.devices.push(device.to_owned());
+        self
+    }
+
+    /// Adds an argument of its kernel.
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// How many guests can run at a time.
+    #[must_use]
+    pub fn guests(mut self, count: usize) -> Self {
+        self.channels = count;
+        self
+    }
+
+    /// The modules that its kernel loads.
+    pub(crate) fn modules(&self) -> &[&'static str] {
+        &self.modules
+    }
+
+    /// How many guests can run at a time.
+    pub(crate) fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// QEMU's arguments. `sockets` are the descriptors of the agents' channels: the host's own, then one for each guest.
+    pub(crate) fn arguments(&self, initramfs: &str, sockets: &[i32]) -> Vec<String> {
+        let mut line = Line::default();
+        line.pair("-machine", Q35)
+            .pair("-accel", "tcg,tb-size=1024")
+            .pair("-cpu", self.cpu)
+            .pair("-smp", self.cpus)
+            .pair("-m", self.memory)
+            .pair("-device", self.iommu);
+        kernel(&mut line, initramfs, &self.arguments);
+        line.pair("-no-reboot", "")
+            .pair("-fsdev", format!("local,id={TREE},path=/,security_model=none,readonly=on,multidevs=remap"))
+            .pair("-device", format!("virtio-9p-pci,fsdev={TREE},mount_tag={TREE}"))
+            .pair("-device", "virtio-serial-pci");
+        for (index, socket) in sockets.iter().enumerate() {
+            let name = index.checked_sub(1).map_or_else(|| PORT.to_owned(), channel);
+            line.pair("-chardev", format!("socket,id=channel{index},fd={socket}"))
+                .pair("-device", format!("virtserialport,chardev=channel{index},name={name}"));
+        }
+        for device in &self.devices {
+            line.pair("-device", device);
+        }
+        line.0
+    }
+}
+
+/// A guest of an emulated host: stock kernel, no IOMMU of its own.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    /// Memory in MiB.
+    pub memory: u32,
+    /// Which of the host's channels it uses.
+    pub channel: usize,
+    /// Functions of the host that it gets, with the guest slot in the form `06.0`.
+    pub assigned: Vec<(String, String)>,
+    /// Further arguments for QEMU.
+    pub extra: Vec<String>,
+}
+
+impl Guest {
+    /// A guest with one assigned function, seen by it at slot `at`.
+    #[must_use]
+    pub fn with_function(function: &str, at: &str) -> Self {
+        let assigned = vec![(function.to_owned(), at.to_owned())];
+        Self { memory: 256, channel: 0, assigned, extra: Vec::new() }
+    }
+
+    /// Appends arguments for QEMU.
+    #[must_use]
+    pub fn with(mut self, arguments: impl IntoIterator<Item = String>) -> Self {
+        self.extra.extend(arguments);
+        self
+    }
+
+    pub(crate) fn arguments(&self, initramfs: &str) -> Vec<String> {
+        let mut line = Line::default();
+        line.0.push("qemu-system-x86_64".to_owned());
+        line.pair("-machine", Q35).pair("-accel", "kvm").pair("-cpu", "max").pair("-m", self.memory);
+        // Whatever the kernel would warn of is a failure of what runs on it.
+        kernel(&mut line, initramfs, &["panic_on_warn=1".to_owned()]);
+        line.pair("-device", "virtio-serial-pci")
+            // A port of the host is no terminal and no pair of pipes, and QEMU opens it as both directions in one.
+            .pair("-chardev", format!("pipe,id=channel,path=/dev/virtio-ports/{}", channel(self.channel)))
+            .pair("-device", format!("virtserialport,chardev=channel,name={PORT}"));
+        for (function, slot) in &self.assigned {
+            line.pair("-device", format!("vfio-pci,host={function},addr={slot}"));
+        }
+        line.0.extend(self.extra.iter().cloned());
+        line.0
+    }
+}
+
+/// The name of a host's port to its guest on a channel.
+fn channel(index: usize) -> String {
+    format!("virtio-irq.guest{index}")
+}
+
+/// What every machine has: the kernel without firmware's detours, its console on standard output, nothing by default.
+fn kernel(line: &mut Line, initramfs: &str, arguments: &[String]) {
+    let own = ["console=ttyS0", "panic=-1"].iter().chain(QUICK).map(|&word| word.to_owned());
+    let append: Vec<_> = own.chain(arguments.iter().cloned()).collect();
+    line.pair("-bios", "qboot.rom")
+        .pair("-kernel", format!("/{IMAGE}"))
+        .pair("-initrd", initramfs)
+        .pair("-append", append.join(" "))
+        .pair("-display", "none")
+        .pair("-nodefaults", "")
+        .pair("-no-user-config", "")
+        .pair("-nic", "none")
+        .pair("-chardev", "stdio,id=console,signal=off")
+        .pair("-serial", "chardev:console");
+}
+
+#[derive(Default)]
+struct Line(Vec<String>);
+
+impl Line {
+    /// An option and its value; an empty value is an option without one.
+    fn pair(&mut self, option: &str, value: impl ToString) -> &mut Self {
+        self.0.push(option.to_owned());
+        let value = value.to_string();
+        if !value.is_empty() {
+            self.0.push(value);
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn has(arguments: &[String], option: &str, value: &str) -> bool {
+        arguments.windows(2).any(|pair| pair[0] == option && pair[1] == value)
+    }
+
+    #[test]
+    fn each_guest_of_a_host_has_a_channel_of_its_own() {
+        let arguments = Machine::vtd().guests(2).device("edu,addr=05.0").arguments("/x", &[7, 8, 9]);
+        assert!(has(&arguments, "-chardev", "socket,id=channel0,fd=7"));
+        assert!(has(&arguments, "-device", "virtserialport,chardev=channel0,name=virtio-irq.lab"));
+        assert!(has(&arguments, "-device", "virtserialport,chardev=channel2,name=virtio-irq.guest1"));
+        assert!(has(&arguments, "-device", "edu,addr=05.0"));
+    }
+
+    #[test]
+    fn a_guest_gets_its_function_and_panics_on_warnings() {
+        let arguments = Guest::with_function("0000:00:05.0", "06.0").with(["-S".to_owned()]).arguments("/x");
+        assert!(has(&arguments, "-device", "vfio-pci,host=0000:00:05.0,addr=06.0"));
+        assert!(arguments.iter().any(|argument| argument.contains("panic_on_warn=1")));
+        assert_eq!(arguments.last().unwrap(), "-S");
+    }
+
+    #[test]
+    fn no_machine_has_a_network() {
+        for arguments in
+            [Machine::vtd().arguments("/x", &[3]), Guest::with_function("f", "06.0").arguments("/x")]
+        {
+            assert!(has(&arguments, "-nic", "none"));
+        }
+    }
+}
