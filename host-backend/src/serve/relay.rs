@@ -4,6 +4,7 @@
 //! Only the control messages pass here. Rings, kicks and calls are memory and eventfds, which are handed through.
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, bind, connect,
@@ -15,8 +16,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use vhost::vhost_user::Listener;
 
-/// Longest message of vhost-user, and then some.
-const BUFFER_SIZE: usize = 8192;
+/// Request, flags and size, each 32 bits in the host's order.
+const HEADER_SIZE: usize = 12;
+/// Messages have at most 4 KiB of payload; nobody reads longer ones.
+const MOST_PAYLOAD: usize = 0x1_0000;
 /// The kernel's limit for one message (SCM_MAX_FD).
 const MOST_FDS: usize = 253;
 
@@ -38,14 +41,20 @@ pub(super) fn private_connection() -> io::Result<(Listener, OwnedFd)> {
     Ok((Listener::from(listener), near))
 }
 
-/// Hands messages through both ways, until one side closes.
+/// Hands messages through both ways, until one side closes; then both are.
 pub(super) fn run(far: BorrowedFd<'_>, near: BorrowedFd<'_>) -> io::Result<()> {
+    let result = pump(far, near);
+    end(far, near);
+    result
+}
+
+fn pump(far: BorrowedFd<'_>, near: BorrowedFd<'_>) -> io::Result<()> {
+    let (mut inward, mut outward) = (Message::default(), Message::default());
     loop {
         let mut fds = [PollFd::new(&far, PollFlags::IN), PollFd::new(&near, PollFlags::IN)];
         rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
         let [from_far, from_near] = fds.map(|fd| !fd.revents().is_empty());
-        if from_far && !forward(far, near)? || from_near && !forward(near, far)? {
-            end(far, near);
+        if (from_far && !inward.forward(far, near)?) || (from_near && !outward.forward(near, far)?) {
             return Ok(());
         }
     }
@@ -59,36 +68,63 @@ pub(super) fn end(far: BorrowedFd<'_>, near: BorrowedFd<'_>) {
     }
 }
 
-/// Hands on what one message brought; false at the end of the stream.
+/// A message on its way.
 ///
-/// The kernel ends a read at the first byte that has descriptors, and at the last one before them, so descriptors
-/// stay with their bytes.
-fn forward(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut bytes = [0; BUFFER_SIZE];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::io::retry_on_intr(|| {
-        recvmsg(from, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-    });
-    let count = match received {
-        Ok(message) => message.bytes,
-        Err(rustix::io::Errno::AGAIN) => return Ok(true),
-        Err(rustix::io::Errno::CONNRESET) => 0,
-        Err(error) => return Err(error.into()),
-    };
-    let fds: Vec<OwnedFd> = ancillary
-        .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    if count == 0 {
-        return Ok(false);
+/// The kernel hands descriptors out with the read that takes the first byte they came with, and glues that byte to
+/// others before it. So a read must never cross the boundary of a message, or the descriptors end up with the wrong
+/// one; and the library wants each payload in one piece.
+#[derive(Default)]
+struct Message {
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Message {
+    /// Number of bytes that are missing.
+    fn missing(&self) -> io::Result<usize> {
+        let length = match self.bytes.get(8..HEADER_SIZE).and_then(|size| size.first_chunk()) {
+            None => HEADER_SIZE,
+            Some(size) => match u32::from_ne_bytes(*size) as usize {
+                size @ 0..=MOST_PAYLOAD => HEADER_SIZE + size,
+                _ => return Err(io::Error::other("a message is longer than any")),
+            },
+        };
+        Ok(length - self.bytes.len())
     }
-    send_all(to, bytes.get(..count).unwrap_or(&bytes), &fds)?;
-    Ok(true)
+
+    /// Reads on, and hands the message over when it is whole; false at the end of the stream.
+    fn forward(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<bool> {
+        let open = self.receive(from)?;
+        // At the end, half a message is handed over as well: it is for the reader to complain.
+        if (!open && !self.bytes.is_empty()) || self.missing()? == 0 {
+            send_all(to, &std::mem::take(&mut self.bytes), &std::mem::take(&mut self.fds))?;
+        }
+        Ok(open)
+    }
+
+    fn receive(&mut self, from: BorrowedFd<'_>) -> io::Result<bool> {
+        let start = self.bytes.len();
+        self.bytes.resize(start + self.missing()?, 0);
+        let (_, rest) = self.bytes.split_at_mut(start);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = rustix::io::retry_on_intr(|| {
+            recvmsg(from, &mut [IoSliceMut::new(rest)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+        });
+        let (count, open) = match received {
+            Ok(message) => (message.bytes, message.bytes > 0),
+            Err(Errno::AGAIN) => (0, true),
+            Err(Errno::CONNRESET) => (0, false),
+            Err(error) => return Err(error.into()),
+        };
+        self.bytes.truncate(start + count);
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                self.fds.extend(fds);
+            }
+        }
+        Ok(open)
+    }
 }
 
 fn send_all(to: BorrowedFd<'_>, mut bytes: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
@@ -104,8 +140,8 @@ fn send_all(to: BorrowedFd<'_>, mut bytes: &[u8], fds: &[OwnedFd]) -> io::Result
                 bytes = bytes.get(count..).unwrap_or_default();
                 ancillary.clear();
             }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => {
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
                 let mut fds = [PollFd::new(&to, PollFlags::OUT)];
                 rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
             }

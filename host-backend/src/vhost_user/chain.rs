@@ -56,13 +56,11 @@ impl Chain {
     ) -> Result<Option<Self>, Broken> {
         let queue = state.get_queue_mut();
         let size = queue.size();
-        let Some(descriptors) = queue.iter(memory)?.next() else {
-            return if queue.avail_idx(memory, Ordering::Relaxed)?.0 == queue.next_avail() {
-                Ok(None)
-            } else {
-                Err(Broken::Memory)
-            };
-        };
+        // Read before the iterator reads it again: a driver that makes a chain available in between is no fault.
+        if queue.avail_idx(memory, Ordering::Acquire)?.0 == queue.next_avail() {
+            return Ok(None);
+        }
+        let Some(descriptors) = queue.iter(memory)?.next() else { return Err(Broken::Memory) };
         let head = descriptors.head_index();
         if head >= size {
             return Err(Broken::Head { head, size });

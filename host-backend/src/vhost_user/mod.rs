@@ -21,7 +21,10 @@ use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringState};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_irq_proto::{Event, QUEUE_COUNT, REQUEST_QUEUE};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{
+    GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap,
+};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -64,6 +67,16 @@ enum Progress {
     More,
 }
 
+/// What one look at a ring came to.
+enum Look {
+    /// A chain was completed.
+    Completed,
+    /// No chain is available.
+    Empty,
+    /// No chain is wanted.
+    Enough,
+}
+
 impl Session {
     /// A session, and the daemon of vhost-user-backend that runs it. Nothing is connected yet.
     ///
@@ -100,33 +113,31 @@ impl Session {
         }
     }
 
-    /// Works off a ring as far as one wakeup goes. `serve` gives a chain back, or says that it wants none.
+    /// Works off a ring as far as one wakeup goes. `serve` looks for a chain and gives it back.
     fn work_off(
         &self,
         ring: &Ring,
-        mut serve: impl FnMut(&mut VringState<Memory>, &GuestMemoryMmap) -> Result<bool, Broken>,
+        mut serve: impl FnMut(&mut VringState<Memory>, &GuestMemoryMmap) -> Result<Look, Broken>,
     ) -> Progress {
         let Some(mut state) = ring.running() else { return Progress::Done };
         let memory = self.memory.memory();
         let mut budget = CHAINS_PER_WAKEUP;
         let result = (|| -> Result<Progress, Broken> {
             state.disable_notification()?;
-            loop {
-                while budget > 0 && serve(&mut state, &memory)? {
-                    budget -= 1;
-                }
-                if budget == 0 {
-                    return Ok(Progress::More);
-                }
-                if !state.enable_notification()? {
-                    return Ok(Progress::Done);
+            while budget > 0 {
+                match serve(&mut state, &memory)? {
+                    Look::Completed => budget -= 1,
+                    // A ring full of buffers is no work for a device that has nothing to say.
+                    Look::Enough => return Ok(Progress::Done),
+                    Look::Empty if !state.enable_notification()? => return Ok(Progress::Done),
+                    Look::Empty => {}
                 }
             }
+            Ok(Progress::More)
         })();
         // What was completed before a fault is the driver's, who may wait for it.
         if budget < CHAINS_PER_WAKEUP && state.needs_notification().unwrap_or(true) {
-            // It fails only if the counter is full, and then the driver has a notification waiting.
-            let _ = state.signal_used_queue();
+            ring.notify(&state);
         }
         result.unwrap_or_else(|broken| {
             if ring.set_faulty() {
@@ -140,10 +151,10 @@ impl Session {
 
     fn serve_requests(&self, ring: &Ring) -> Progress {
         self.work_off(ring, |state, memory| {
-            let Some(chain) = Chain::next(state, memory)? else { return Ok(false) };
+            let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
             let used = chain.buffers().and_then(|buffers| self.answer(buffers, memory)).unwrap_or(0);
             chain.complete(state, memory, used)?;
-            Ok(true)
+            Ok(Look::Completed)
         })
     }
 
@@ -161,12 +172,12 @@ impl Session {
         self.work_off(ring, |state, memory| {
             let mut device = self.bridge.device();
             if !device.has_events() {
-                return Ok(false);
+                return Ok(Look::Enough);
             }
-            let Some(chain) = Chain::next(state, memory)? else { return Ok(false) };
+            let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
             let used = chain.buffers().and_then(|buffers| tell(&mut device, buffers, memory)).unwrap_or(0);
             chain.complete(state, memory, used)?;
-            Ok(true)
+            Ok(Look::Completed)
         })
     }
 
@@ -185,6 +196,15 @@ fn tell(device: &mut Device, buffers: &Buffers, memory: &GuestMemoryMmap) -> Opt
     let used = buffers.write(memory, events.as_bytes())?;
     device.events_taken(events.len());
     Some(used)
+}
+
+/// Whether the file of a region is as long as the region. Devices such as persistent memory have no length.
+fn is_backed(region: &GuestRegionMmap) -> bool {
+    region.file_offset().is_none_or(|file| {
+        let end = file.start().checked_add(region.len());
+        let holds = |length| end.is_some_and(|end| end <= length);
+        file.file().metadata().is_ok_and(|metadata| !metadata.is_file() || holds(metadata.len()))
+    })
 }
 
 impl VhostUserBackend for Session {
@@ -232,8 +252,14 @@ impl VhostUserBackend for Session {
         Ok(())
     }
 
-    fn update_memory(&self, _memory: Memory) -> io::Result<()> {
-        Ok(())
+    /// The library maps what it is told to. A mapping that goes beyond its file would end the process with SIGBUS at
+    /// the first look at it, so such memory is taken away again and the frontend is disconnected.
+    fn update_memory(&self, memory: Memory) -> io::Result<()> {
+        if memory.memory().iter().all(is_backed) {
+            return Ok(());
+        }
+        memory.lock().unwrap_or_else(PoisonError::into_inner).replace(GuestMemoryMmap::new());
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "a memory region is larger than its file"))
     }
 
     fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {

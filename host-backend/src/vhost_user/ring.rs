@@ -23,6 +23,8 @@ pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 pub struct Ring {
     inner: VringMutex<Memory>,
     faulty: Arc<AtomicBool>,
+    /// A notification came up while there was nothing to notify with.
+    owed: Arc<AtomicBool>,
 }
 
 impl Ring {
@@ -37,6 +39,16 @@ impl Ring {
         // The flag is only read under the lock of the ring; the threads that set it hold or take that lock as well.
         let running = state.get_queue().ready() && state.is_enabled() && !self.faulty.load(Ordering::Relaxed);
         running.then_some(state)
+    }
+
+    /// Notifies the driver; if there is no call eventfd yet, as soon as there is one. A frontend may start a ring
+    /// before it sends that.
+    pub(super) fn notify(&self, state: &VringState<Memory>) {
+        if state.get_call().is_none() {
+            self.owed.store(true, Ordering::Relaxed);
+        }
+        // It fails only if the counter is full, and then the driver has a notification waiting.
+        let _ = state.signal_used_queue();
     }
 
     fn check<T>(&self, result: Result<T, QueueError>) -> Option<T> {
@@ -60,7 +72,11 @@ impl<'a> VringStateMutGuard<'a, Memory> for Ring {
 
 impl VringT<Memory> for Ring {
     fn new(mem: Memory, max_queue_size: u16) -> Result<Self, QueueError> {
-        Ok(Self { inner: VringMutex::new(mem, max_queue_size)?, faulty: Arc::default() })
+        Ok(Self {
+            inner: VringMutex::new(mem, max_queue_size)?,
+            faulty: Arc::default(),
+            owed: Arc::default(),
+        })
     }
 
     fn get_ref(&self) -> <Self as VringStateGuard<'_, Memory>>::G {
@@ -132,6 +148,7 @@ impl VringT<Memory> for Ring {
         self.inner.set_queue_ready(ready);
         if !ready {
             self.faulty.store(false, Ordering::Relaxed);
+            self.owed.store(false, Ordering::Relaxed);
         }
     }
 
@@ -151,6 +168,10 @@ impl VringT<Memory> for Ring {
 
     fn set_call(&self, file: Option<File>) {
         self.inner.set_call(file.and_then(|file| usable_event(file).ok()));
+        let state = self.inner.get_ref();
+        if state.get_call().is_some() && self.owed.swap(false, Ordering::Relaxed) {
+            self.notify(&state);
+        }
     }
 
     fn set_err(&self, file: Option<File>) {

@@ -465,7 +465,7 @@ prop_compose! {
 
 /// Functions with different ids, no two of them at one guest address.
 fn assignments() -> impl Strategy<Value = BTreeMap<u16, Assignment>> {
-    vec(assignment(), 0..24).prop_map(|all| {
+    prop_oneof![3 => vec(assignment(), 0..4), 1 => vec(assignment(), 0..24)].prop_map(|all| {
         let mut addresses = BTreeSet::new();
         let unique = all.into_iter().map(|mut a| {
             a.guest_address = a.guest_address.filter(|address| addresses.insert(*address));
@@ -478,6 +478,11 @@ fn assignments() -> impl Strategy<Value = BTreeMap<u16, Assignment>> {
 /// Numbers at which ranges begin and end, and the ones around them.
 fn bound() -> impl Strategy<Value = u16> {
     prop_oneof![0..40_u16, 2040..2060_u16, any::<u16>(), Just(u16::MAX)]
+}
+
+/// Sizes of MSI blocks: ranges that end exactly where others do.
+fn size() -> impl Strategy<Value = u16> {
+    prop_oneof![Just(1_u16), Just(16), Just(32)]
 }
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -496,14 +501,14 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 fn operation() -> impl Strategy<Value = Operation> {
     let function = 0..26_usize;
     let irq_type = prop_oneof![2 => Just(IrqType::Msi), 2 => Just(IrqType::Msix)];
-    let count = prop_oneof![3 => 1..40_u16, 1 => 2000..5000_u16, 1 => 1..=u16::MAX];
+    let count = prop_oneof![4 => size(), 2 => 1..40_u16, 1 => 2000..5000_u16, 1 => 1..=u16::MAX];
     prop_oneof![
         2 => (bytes(), 0..100_usize).prop_map(|(bytes, room)| Operation::Raw(bytes, room)),
         4 => (function.clone(), 0..4_u8, bound(), bound(), prop_oneof![3 => Just(0_i8), 1 => -20..20_i8]).prop_map(
             |(function, irq_type, first, count, room_off)| Operation::Get { function, irq_type, first, count, room_off }
         ),
         2 => (bound(), bound()).prop_map(|(start, count)| Operation::List { start, count }),
-        8 => (function.clone(), irq_type, prop_oneof![4 => 0..4_u16, 1 => bound()], count).prop_map(
+        8 => (function.clone(), irq_type, prop_oneof![4 => Just(0), 4 => 0..4_u16, 1 => bound()], count).prop_map(
             |(function, irq_type, first, count)| Operation::Fetch {
                 function,
                 irq_type,
@@ -516,7 +521,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (0..6_usize).prop_map(Operation::Events),
         1 => proptest::bool::weighted(0.7).prop_map(Operation::Negotiate),
         1 => Just(Operation::Reset),
-        2 => (function.clone(), prop_oneof![0..40_u16, Just(u16::MAX)])
+        2 => (function.clone(), prop_oneof![3 => size(), 1 => 0..40_u16, 1 => Just(u16::MAX)])
             .prop_map(|(function, count)| Operation::Enable { function, count }),
         2 => function.clone().prop_map(Operation::Move),
         1 => function.clone().prop_map(Operation::Fail),

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Events and host faults over vhost-user. The daemon's library runs in this process, so that a test can move
+//! messages and take functions away.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test program: what fails here fails the test")]
+
+mod common;
+
+use common::*;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tempfile::TempDir;
+use vhost_device_irq::bridge::Bridge;
+use vhost_device_irq::device::Assigned;
+use vhost_device_irq::host::sim::{KINDS, SimFunction};
+use vhost_device_irq::host::{Description, HostFunction};
+use vhost_device_irq::serve::{Stop, Transport, serve};
+use virtio_irq_proto::{Function, FunctionFlags, FunctionId};
+
+const OK: [u8; 2] = [0, 0];
+const NOT_ENABLED: [u8; 8] = [6, 0, 0, 0, 0, 0, 0, 0];
+const HOST_ERROR: [u8; 8] = [8, 0, 0, 0, 0, 0, 0, 0];
+const FUNCTION_GONE: [u8; 8] = [9, 0, 0, 0, 0, 0, 0, 0];
+const GONE_0: [u8; 16] = [4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+const GONE_7: [u8; 16] = [4, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// A device that serves functions 0 and 7, both with 32 MSI vectors.
+struct Host {
+    functions: [SimFunction; 2],
+    stop: Stop,
+    thread: Option<JoinHandle<std::io::Result<()>>>,
+    socket: PathBuf,
+    _directory: TempDir,
+}
+
+fn assigned(id: u16, what: Description) -> Assigned {
+    let function = Function {
+        id: FunctionId(id),
+        flags: FunctionFlags::NATIVE,
+        guest_address: None,
+        ids: what.ids,
+        intx_count: what.intx_count,
+        msi_count: what.msi_count,
+        msix_count: what.msix_count,
+    };
+    Assigned { function, refused: false }
+}
+
+impl Host {
+    fn start() -> Self {
+        let functions = [0, 7].map(|id| SimFunction::new("wifi", KINDS[1].ids, 32, 0, id));
+        let served = functions.iter().zip([0, 7]).map(|(function, id)| {
+            let host: Box<dyn HostFunction> = Box::new(function.clone());
+            (assigned(id, function.describe()), host)
+        });
+        let bridge = Arc::new(Bridge::new(served.collect()).unwrap());
+        let directory = TempDir::new().unwrap();
+        let socket = directory.path().join("irq.sock");
+        let transport = Transport::bind(&socket).unwrap();
+        let stop = Stop::new().unwrap();
+        let until = stop.clone();
+        let thread = std::thread::spawn(move || serve(&bridge, transport, &until));
+        Self { functions, stop, thread: Some(thread), socket, _directory: directory }
+    }
+
+    fn stop(mut self) {
+        self.stop.request();
+        self.thread.take().unwrap().join().unwrap().unwrap();
+    }
+}
+
+/// Makes writable event buffers available: descriptor n of `lengths[n]` bytes in page 20 + n.
+fn offer(vm: &mut Vm, lengths: &[u32]) {
+    let table = vm.rings[EVENTS].descriptors();
+    let heads: Vec<u16> = (0..lengths.len() as u16).collect();
+    for (number, length) in heads.iter().zip(lengths) {
+        vm.write(page(20 + u64::from(*number)), &[0xee; 64]);
+        vm.descriptor(table, *number, (page(20 + u64::from(*number)), *length, WRITE, 0));
+    }
+    vm.submit(EVENTS, &heads);
+}
+
+fn buffer(vm: &Vm, number: u64) -> Vec<u8> {
+    vm.read(page(20 + number), 64)
+}
+
+/// Removes a function, and lets the device find out.
+#[track_caller]
+fn remove(host: &Host, vm: &mut Vm, index: usize) {
+    host.functions[index].remove();
+    assert_eq!(vm.ask(&get_messages([0, 7][index], 1, 5, 1), 32), FUNCTION_GONE);
+}
+
+#[test]
+fn a_function_that_leaves_is_told_in_a_buffer_that_waits() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    offer(&mut vm, &[64, 64]);
+    remove(&host, &mut vm, 1);
+    assert_eq!(vm.wait_used(EVENTS), (0, 16));
+    assert_eq!(buffer(&vm, 0), [&GONE_7[..], &[0xee; 48]].concat());
+    remove(&host, &mut vm, 0);
+    assert_eq!(vm.wait_used(EVENTS), (1, 16));
+    assert_eq!(buffer(&vm, 1)[..16], GONE_0);
+    host.stop();
+}
+
+#[test]
+fn events_wait_for_a_buffer_and_share_one() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    remove(&host, &mut vm, 1);
+    remove(&host, &mut vm, 0);
+    assert_eq!(vm.take_used(EVENTS), None);
+    offer(&mut vm, &[40]);
+    assert_eq!(vm.wait_used(EVENTS), (0, 32));
+    assert_eq!(buffer(&vm, 0), [&GONE_7[..], &GONE_0, &[0xee; 32]].concat());
+    host.stop();
+}
+
+#[test]
+fn an_event_survives_buffers_that_cannot_take_it() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    remove(&host, &mut vm, 0);
+    let table = vm.rings[EVENTS].descriptors();
+    vm.descriptor(table, 0, (page(20), 15, WRITE, 0));
+    vm.descriptor(table, 1, (page(21), 64, 0, 0));
+    vm.descriptor(table, 2, (page(22), 16, NEXT, 3));
+    vm.descriptor(table, 3, (page(23), 64, WRITE, 0));
+    vm.descriptor(table, 4, (page(24), 64, WRITE | NEXT, 4));
+    vm.descriptor(table, 5, (0x1000, 64, WRITE, 0));
+    vm.descriptor(table, 6, (page(26), 0, WRITE, 0));
+    vm.descriptor(table, 7, (page(27), 5, WRITE | NEXT, 8));
+    vm.descriptor(table, 8, (page(28), 11, WRITE, 0));
+    vm.submit(EVENTS, &[0, 1, 2, 4, 5, 6, 7]);
+    for head in [0, 1, 2, 4, 5, 6] {
+        assert_eq!(vm.wait_used(EVENTS), (head, 0));
+    }
+    assert_eq!(vm.wait_used(EVENTS), (7, 16));
+    assert_eq!([&buffer(&vm, 7)[..5], &buffer(&vm, 8)[..11]].concat(), GONE_0);
+    host.stop();
+}
+
+#[test]
+fn buffers_stay_the_devices_while_there_is_nothing_to_say() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    offer(&mut vm, &[0, 15, 64]);
+    for _ in 0..3 {
+        vm.expect_service();
+    }
+    assert_eq!(vm.take_used(EVENTS), None);
+    host.stop();
+}
+
+#[test]
+fn a_block_that_moved_is_told_for_the_vectors_that_were_not_asked_for() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    offer(&mut vm, &[16]);
+    vm.ask(&get_messages(7, 1, 3, 10), 16 + 160);
+    host.functions[1].move_messages();
+    let reply = vm.ask(&get_messages(7, 1, 3, 2), 16 + 32);
+    assert_eq!(reply[28..32], [2, 0, 0, 0], "another message, another generation");
+    assert_eq!(vm.wait_used(EVENTS), (0, 16));
+    assert_eq!(buffer(&vm, 0)[..16], [2, 0, 7, 0, 0, 0, 0, 0, 5, 0, 8, 0, 1, 0, 0, 0]);
+    host.stop();
+}
+
+#[test]
+fn a_broken_event_ring_does_not_hinder_requests() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    vm.set_available(EVENTS, SIZE + 1);
+    remove(&host, &mut vm, 1);
+    vm.kick(EVENTS);
+    vm.expect_service();
+    vm.stop_ring(EVENTS);
+    vm.start_ring(EVENTS);
+    offer(&mut vm, &[16]);
+    assert_eq!(vm.wait_used(EVENTS), (0, 16));
+    assert_eq!(buffer(&vm, 0)[..16], GONE_7);
+    host.stop();
+}
+
+#[test]
+fn a_reset_forgets_events_but_not_that_the_function_left() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    remove(&host, &mut vm, 1);
+    vm.stop_ring(REQUESTS);
+    vm.start_ring(REQUESTS);
+    offer(&mut vm, &[16]);
+    assert_eq!(vm.ask(&get_messages(7, 1, 5, 1), 32), FUNCTION_GONE);
+    assert_eq!(vm.take_used(EVENTS), None);
+    let list = vm.ask(&list_functions(0, 9), 16 + 9 * 32);
+    assert_eq!(list[8..12], [1, 0, 0, 0]);
+    host.stop();
+}
+
+#[test]
+fn a_fault_of_the_host_passes() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    host.functions[1].fail(2);
+    assert_eq!(vm.ask(&get_messages(7, 1, 5, 1), 32), HOST_ERROR);
+    assert_eq!(vm.ask(&get_messages(7, 1, 5, 1), 32), HOST_ERROR);
+    assert_eq!(vm.ask(&get_messages(7, 1, 5, 1), 32)[..2], OK);
+    host.stop();
+}
+
+#[test]
+fn a_range_is_told_whole_or_not_at_all() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    host.functions[1].enable(8);
+    assert_eq!(vm.ask(&get_messages(7, 1, 5, 3), 64)[..2], OK);
+    assert_eq!(vm.ask(&get_messages(7, 1, 5, 4), 80), NOT_ENABLED);
+    assert_eq!(vm.ask(&get_messages(7, 1, 8, 1), 32), NOT_ENABLED);
+    host.stop();
+}
