@@ -59,7 +59,11 @@ impl Bridge {
         let mut step = self.device().request(readable, writable);
         loop {
             step = match step {
-                Step::Done(reply) => return reply,
+                Step::Done(reply) => {
+                    let lost = self.device().take_lost();
+                    self.deliveries.close(lost.into_iter());
+                    return reply;
+                }
                 Step::ReadMessages(call) => {
                     let (id, vectors) = (call.function(), call.vectors());
                     let result = self.call(id, |function| function.read_messages(vectors));
@@ -78,12 +82,9 @@ impl Bridge {
                     self.detach(call.detach());
                     self.device().released(call)
                 }
-                Step::UnmaskPins(call) => {
-                    let result = call
-                        .functions()
-                        .iter()
-                        .try_for_each(|id| self.control(*id, |host| host.unmask_pin()));
-                    self.device().pins_unmasked(call, result.map_err(|error| error.failure()))
+                Step::UnmaskPin(call) => {
+                    let result = self.control(call.function(), |host| host.unmask_pin());
+                    self.device().pin_unmasked(call, result.map_err(|error| error.failure()))
                 }
             }
         }
@@ -91,15 +92,30 @@ impl Bridge {
 
     /// Forgets everything about the guest, and gives the host back what the guest held.
     pub fn reset(&self) {
-        let held = self.device().reset();
+        let (held, lost) = {
+            let mut device = self.device();
+            (device.reset(), device.take_lost())
+        };
+        self.release(&held);
+        self.deliveries.close(lost.into_iter());
+    }
+
+    /// The queues stopped, for a reset or a pause; see [`Device::stopped`].
+    pub fn stop(&self) {
+        let held = self.device().stopped();
+        self.release(&held);
+    }
+
+    fn release(&self, held: &[Detach]) {
         for detach in held {
-            self.detach(&detach);
+            self.detach(detach);
         }
     }
 
     /// Tells the device core which sources fired since the last call. Returns whether there may be more.
     pub fn collect(&self) -> bool {
         let mut device = self.device();
+        self.deliveries.close(device.take_lost().into_iter());
         self.deliveries.fired(|source| device.fired(source)).unwrap_or_else(|error| {
             self.complaints.run(|suppressed| warn!(suppressed, "cannot look for interrupts: {error}"));
             false

@@ -90,6 +90,12 @@ impl FunctionFlags {
         self.0 & other.0 == other.0
     }
 
+    /// These flags but not `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// These flags and `other`, if `condition` holds.
     #[must_use]
     pub const fn with(self, other: Self, condition: bool) -> Self {
@@ -128,7 +134,7 @@ impl Function {
 
     /// The function as it lies in a reply.
     pub fn to_wire(&self) -> wire::Function {
-        let known = FunctionFlags(self.flags.0 & !FunctionFlags::GUEST_ADDRESS.0);
+        let known = self.flags.without(FunctionFlags::GUEST_ADDRESS);
         wire::Function {
             id: self.id.0.into(),
             flags: known.with(FunctionFlags::GUEST_ADDRESS, self.guest_address.is_some()).0.into(),

@@ -6,7 +6,7 @@
 //! its answer.
 
 use super::sources::{Detach, Vectors};
-use super::{Device, Failure, Pair, Reply, Step};
+use super::{Device, Failure, Pair, Reply, Run, Step};
 use std::collections::VecDeque;
 use virtio_irq_proto::{
     Allocate, FunctionFlags, FunctionId, IrqType, Layout, Message, Source, SourceRange, Status,
@@ -20,7 +20,7 @@ use virtio_irq_proto::{
 #[must_use]
 pub struct Enable {
     request: Allocate,
-    run: u64,
+    run: Run,
 }
 
 impl Enable {
@@ -47,7 +47,7 @@ impl Enable {
 pub struct Attach {
     request: Allocate,
     vectors: Vectors,
-    run: u64,
+    run: Run,
 }
 
 impl Attach {
@@ -91,33 +91,35 @@ impl Release {
     }
 }
 
-/// A call to the host side: unmask the pins of these functions.
+/// A call to the host side: unmask the pin of a function.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub struct UnmaskPins {
-    functions: Vec<FunctionId>,
+pub struct UnmaskPin {
+    now: FunctionId,
+    rest: VecDeque<FunctionId>,
+    /// What became of those before.
+    status: Status,
+    run: Run,
 }
 
-impl UnmaskPins {
-    /// Whose pins.
-    pub fn functions(&self) -> &[FunctionId] {
-        &self.functions
+impl UnmaskPin {
+    /// Whose pin.
+    pub fn function(&self) -> FunctionId {
+        self.now
+    }
+
+    fn step(mut functions: VecDeque<FunctionId>, status: Status, run: Run) -> Step {
+        match functions.pop_front() {
+            Some(now) => Step::UnmaskPin(Self { now, rest: functions, status, run }),
+            None => Step::Done(Reply::status(status)),
+        }
     }
 }
 
 impl Device {
     pub(super) fn allocate(&mut self, request: Allocate) -> Result<Step, Status> {
-        let function = &self.functions.find(request.function)?.assigned;
-        if !function.function.flags.contains(FunctionFlags::EVENT) {
-            return Err(Status::Unsupported);
-        }
         let least_end = u32::from(request.first).saturating_add(u32::from(request.least.get()));
-        if least_end > u32::from(function.function.vector_count(request.irq_type)) {
-            return Err(Status::NoVector);
-        }
-        if function.refused {
-            return Err(Status::NotIsolated);
-        }
+        self.require(request.function, FunctionFlags::EVENT, request.irq_type, least_end)?;
         if self.sources.claimed(request.function).is_some_and(|irq_type| irq_type != request.irq_type) {
             return Err(Status::Busy);
         }
@@ -132,17 +134,18 @@ impl Device {
         let Enable { request, run } = call;
         let end = match result {
             Ok(end) => end,
-            Err(failure) => return Step::Done(Reply::status(self.failed(request.function, failure))),
+            Err(failure) => {
+                return Step::Done(Reply::status(self.refused_allocation(request.function, failure)));
+            }
         };
-        // A reset came in between: nobody holds what was enabled.
+        // The guest was reset or stopped in between: nobody holds what was enabled.
         if run != self.run {
             return self.roll_back(&request, Vec::new(), Status::HostError);
         }
-        let end = self
-            .functions
-            .find(request.function)
-            .map_or(0, |entry| entry.assigned.function.vector_count(request.irq_type))
-            .min(end);
+        let end = match self.functions.find(request.function) {
+            Ok(entry) => entry.assigned.function.vector_count(request.irq_type).min(end),
+            Err(status) => return self.roll_back(&request, Vec::new(), status),
+        };
         let room = usize::try_from(self.sources.room(request.function)).unwrap_or(usize::MAX);
         let most = usize::from(request.most.get()).min(room);
         let free = self.sources.unclaimed(request.function, request.first, end);
@@ -161,15 +164,19 @@ impl Device {
     /// pairs are ignored. On failure it attached none.
     pub fn attached(&mut self, call: Attach, result: Result<Vec<Pair>, Failure>) -> Step {
         let Attach { request, vectors, run } = call;
-        if run != self.run {
+        if run.resets != self.run.resets {
             // The reset took the sources away, perhaps before the host attached them.
             return self.abandon(&request, vectors, Status::HostError);
         }
         let pairs = match result {
-            Ok(pairs) if pairs.len() == vectors.len() => pairs,
-            Ok(_) => return self.roll_back(&request, vectors, Status::HostError),
+            Ok(pairs) if pairs.len() == vectors.len() && self.sources.hold(&vectors) => pairs,
+            Ok(_) => {
+                // The function left, or its interrupts were taken away, while the host attached them.
+                let status = self.functions.find(request.function).err().unwrap_or(Status::HostError);
+                return self.roll_back(&request, vectors, status);
+            }
             Err(failure) => {
-                let status = self.failed(request.function, failure);
+                let status = self.refused_allocation(request.function, failure);
                 return self.roll_back(&request, vectors, status);
             }
         };
@@ -179,14 +186,29 @@ impl Device {
         let messages = if request.irq_type == IrqType::Intx {
             vec![Message::default(); vectors.len()]
         } else {
-            match self.functions.tell_vectors(request.function, request.irq_type, &vectors, &pairs) {
-                Ok(messages) => messages,
+            let in_use = |vector| self.sources.vector_is_held(request.function, vector);
+            match self.functions.tell_vectors(request.function, request.irq_type, &vectors, &pairs, in_use) {
+                Ok(told) => {
+                    if let Some(stale) = told.stale {
+                        self.events.message_changed(request.function, stale);
+                    }
+                    told.messages
+                }
                 Err(status) => return self.roll_back(&request, vectors, status),
             }
         };
         let sources = vectors.iter().zip(messages);
         let sources = sources.map(|((vector, id), message)| Source { id: *id, vector: *vector, message });
         Step::Done(Reply::sources(sources))
+    }
+
+    /// The status that says to the driver why the host did not allocate.
+    fn refused_allocation(&mut self, function: FunctionId, failure: Failure) -> Status {
+        match failure {
+            Failure::Busy => Status::Busy,
+            Failure::NotReady => Status::NotReady,
+            other => self.failed(function, other),
+        }
     }
 
     /// Undoes an allocation: stops what was attached, and disables the type if nothing else uses it.
@@ -230,21 +252,23 @@ impl Device {
 
     pub(super) fn unmask(&mut self, range: SourceRange) -> Result<Step, Status> {
         let ids = self.sources.owned(range)?;
-        let functions = self.sources.unmask(ids);
-        Ok(if functions.is_empty() {
-            Step::Done(Reply::status(Status::Ok))
-        } else {
-            Step::UnmaskPins(UnmaskPins { functions })
-        })
+        Ok(UnmaskPin::step(self.sources.unmask(ids).into(), Status::Ok, self.run))
     }
 
-    /// The host side made the call.
-    pub fn pins_unmasked(&mut self, call: UnmaskPins, result: Result<(), Failure>) -> Step {
-        let status = match (result, call.functions.first()) {
-            (Err(failure), Some(function)) => self.failed(*function, failure),
-            _ => Status::Ok,
-        };
-        Step::Done(Reply::status(status))
+    /// The host side made the call. A pin that it did not unmask stays masked for the driver as well, so that it can be
+    /// unmasked later; the others of the request are unmasked all the same.
+    pub fn pin_unmasked(&mut self, call: UnmaskPin, result: Result<(), Failure>) -> Step {
+        let UnmaskPin { now, rest, mut status, run } = call;
+        if let Err(failure) = result {
+            if run == self.run {
+                self.sources.keep_pin_masked(now);
+            }
+            let failed = self.failed(now, failure);
+            if status == Status::Ok {
+                status = failed;
+            }
+        }
+        UnmaskPin::step(rest, status, run)
     }
 }
 
@@ -254,17 +278,23 @@ fn longest_run(free: impl Iterator<Item = u16>, most: usize) -> Vec<u16> {
     let mut run: Vec<u16> = Vec::new();
     for vector in free {
         if run.last().is_some_and(|last| last.checked_add(1) != Some(vector)) {
-            run.clear();
+            keep_longer(&mut best, &mut run);
         }
         run.push(vector);
-        if run.len() > best.len() {
-            best.clone_from(&run);
-        }
-        if best.len() == most {
+        if run.len() == most {
             break;
         }
     }
+    keep_longer(&mut best, &mut run);
     best
+}
+
+/// Of two equally long runs the first stays. `run` is empty afterwards.
+fn keep_longer(best: &mut Vec<u16>, run: &mut Vec<u16>) {
+    if run.len() > best.len() {
+        std::mem::swap(best, run);
+    }
+    run.clear();
 }
 
 fn count_up(pairs: &[Pair]) -> bool {

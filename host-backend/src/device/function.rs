@@ -5,7 +5,7 @@ use super::sources::Vectors;
 use super::{DuplicateId, Pair};
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
-use virtio_irq_proto::{Function, FunctionFlags, FunctionId, IrqType, Message, Status, VectorRange};
+use virtio_irq_proto::{Function, FunctionId, IrqType, Message, Status, VectorRange};
 
 /// A function that is assigned to the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) struct Functions {
     generation: u32,
 }
 
-/// Result of [`Functions::tell`].
+/// Result of [`Functions::tell`] and [`Functions::tell_vectors`].
 pub(super) struct Told {
     /// One per vector of the request.
     pub(super) messages: Vec<Message>,
@@ -54,11 +54,6 @@ impl Functions {
     /// The functions that did not leave, in ascending order of their ids.
     pub(super) fn present(&self) -> impl Iterator<Item = &Function> {
         self.entries.values().filter(|entry| !entry.gone).map(|entry| &entry.assigned.function)
-    }
-
-    /// Whether any function that did not leave has these flags.
-    pub(super) fn any(&self, flags: FunctionFlags) -> bool {
-        self.present().any(|function| function.flags.contains(flags))
     }
 
     pub(super) fn find(&self, id: FunctionId) -> Result<&Entry, Status> {
@@ -92,19 +87,34 @@ impl Functions {
     ) -> Result<Told, Status> {
         let numbered = (vectors.first..=u16::MAX).zip(pairs.iter().copied());
         let messages = self.remember(id, vectors.irq_type, numbered)?;
-        let stale = self.entries.get_mut(&id).and_then(|entry| entry.forget_stale(vectors, pairs));
-        Ok(Told { messages, stale })
+        let now = pairs.first().map(|pair| (vectors.irq_type, vectors.first, *pair));
+        Ok(Told { messages, stale: self.forget_stale(id, now, |_| true) })
     }
 
-    /// As [`Functions::tell`], for vectors that became sources, and of which nobody else was told.
+    /// As [`Functions::tell`], for vectors that became sources. Of the others only those `in_use` are of interest:
+    /// vectors that were sources before have whatever message the host gave them when it enabled the type again.
     pub(super) fn tell_vectors(
         &mut self,
         id: FunctionId,
         irq_type: IrqType,
         vectors: &Vectors,
         pairs: &[Pair],
-    ) -> Result<Vec<Message>, Status> {
-        self.remember(id, irq_type, vectors.iter().map(|(vector, _)| *vector).zip(pairs.iter().copied()))
+        in_use: impl Fn(u16) -> bool,
+    ) -> Result<Told, Status> {
+        let numbered = vectors.iter().map(|(vector, _)| *vector).zip(pairs.iter().copied());
+        let messages = self.remember(id, irq_type, numbered.clone())?;
+        let now = numbered.map(|(vector, pair)| (irq_type, vector, pair)).next();
+        Ok(Told { messages, stale: self.forget_stale(id, now, in_use) })
+    }
+
+    fn forget_stale(
+        &mut self,
+        id: FunctionId,
+        now: Option<(IrqType, u16, Pair)>,
+        in_use: impl Fn(u16) -> bool,
+    ) -> Option<VectorRange> {
+        let (irq_type, vector, pair) = now?;
+        self.entries.get_mut(&id)?.forget_stale(irq_type, vector, pair, in_use)
     }
 
     fn remember(
@@ -138,17 +148,23 @@ impl Functions {
 impl Entry {
     /// The MSI capability has one address and one base for all vectors, so one message tells what every other one
     /// is now. Vectors of an MSI-X table say nothing about each other.
-    fn forget_stale(&mut self, vectors: VectorRange, pairs: &[Pair]) -> Option<VectorRange> {
-        let now = *pairs.first()?;
-        if vectors.irq_type != IrqType::Msi {
+    fn forget_stale(
+        &mut self,
+        irq_type: IrqType,
+        vector: u16,
+        now: Pair,
+        in_use: impl Fn(u16) -> bool,
+    ) -> Option<VectorRange> {
+        if irq_type != IrqType::Msi {
             return None;
         }
-        let base = now.data.wrapping_sub(u32::from(vectors.first));
+        let base = now.data.wrapping_sub(u32::from(vector));
         let mut stale: Option<(u16, u16)> = None;
         self.told.retain(|(irq_type, vector), told| {
             let expected = Pair { address: now.address, data: base.wrapping_add(u32::from(*vector)) };
-            let keep =
-                *irq_type != IrqType::Msi || told.address == expected.address && told.data == expected.data;
+            let keep = *irq_type != IrqType::Msi
+                || told.address == expected.address && told.data == expected.data
+                || !in_use(*vector);
             if !keep {
                 stale = Some((stale.map_or(*vector, |(first, _)| first), *vector));
             }

@@ -43,7 +43,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-pub use allocate::{Attach, Enable, Release, UnmaskPins};
+pub use allocate::{Attach, Enable, Release, UnmaskPin};
 pub use function::Assigned;
 pub use reply::Reply;
 pub use sources::{Detach, Quota, Vectors};
@@ -53,8 +53,8 @@ use function::Functions;
 use sources::Sources;
 use virtio_irq_proto::wire::{self, ReplyHead, RequestHead, request_type};
 use virtio_irq_proto::{
-    Config, F_EVENT, F_NATIVE, FunctionFlags, FunctionId, GetMessages, ListFunctions, Request, SourceId,
-    Status, VectorRange,
+    Config, F_EVENT, F_NATIVE, FunctionFlags, FunctionId, GetMessages, IrqType, ListFunctions, Request,
+    SourceId, Status, VectorRange,
 };
 use zerocopy::FromBytes;
 
@@ -64,10 +64,18 @@ pub struct Device {
     functions: Functions,
     sources: Sources,
     events: EventQueue,
+    /// The device's own feature bits. A function that leaves takes none along (IRQ-DEV-06).
+    features: u64,
     /// Feature bits that the driver accepted.
     negotiated: u64,
-    /// Counts resets, so that the result of a host call from before one is recognised.
-    run: u64,
+    run: Run,
+}
+
+/// Tells the results of host calls apart that were begun before something that the host side did not know of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Run {
+    resets: u64,
+    stops: u64,
 }
 
 /// What [`Device::request`] comes to.
@@ -84,8 +92,8 @@ pub enum Step {
     Attach(Attach),
     /// The host has to release vectors; say so to [`Device::released`].
     Release(Release),
-    /// The host has to unmask pins; hand the result to [`Device::pins_unmasked`].
-    UnmaskPins(UnmaskPins),
+    /// The host has to unmask a pin; hand the result to [`Device::pin_unmasked`].
+    UnmaskPin(UnmaskPin),
 }
 
 /// A call to the host side: read the messages of these vectors as they are programmed now.
@@ -94,7 +102,7 @@ pub enum Step {
 pub struct ReadMessages {
     function: FunctionId,
     vectors: VectorRange,
-    run: u64,
+    run: Run,
 }
 
 impl ReadMessages {
@@ -146,35 +154,42 @@ impl Device {
     /// the longest request has, so that a longer one is recognised. The caller need not copy more.
     pub const READABLE_LIMIT: usize = Request::MAX_SIZE.saturating_add(1);
 
-    /// A device with these functions.
+    /// A device with these functions. Where the quota allows no source it delivers no events (IRQ-DEV-11, IRQ-DEV-48),
+    /// whatever the flags of the functions say.
     ///
     /// # Errors
     /// Two functions with one id.
-    pub fn new(functions: Vec<Assigned>, quota: Quota) -> Result<Self, DuplicateId> {
+    pub fn new(mut functions: Vec<Assigned>, quota: Quota) -> Result<Self, DuplicateId> {
+        if quota.guest == 0 || quota.function == 0 {
+            for Assigned { function, .. } in &mut functions {
+                function.flags = function.flags.without(FunctionFlags::EVENT);
+            }
+        }
+        let any_source = functions.iter().any(|a| a.function.flags.contains(FunctionFlags::EVENT));
         Ok(Self {
             functions: Functions::new(functions)?,
             sources: Sources::new(quota),
             events: EventQueue::default(),
+            features: 1 << F_NATIVE | u64::from(any_source) << F_EVENT,
             negotiated: 0,
-            run: 0,
+            run: Run::default(),
         })
     }
 
     /// The configuration space. It never changes.
     pub fn config(&self) -> wire::Config {
-        let max_sources = if self.features() & 1 << F_EVENT == 0 { 0 } else { self.sources.quota().guest };
+        let max_sources = if self.features & 1 << F_EVENT == 0 { 0 } else { self.sources.quota().guest };
         Config { max_sources, max_vectors: Self::MAX_VECTORS }.to_wire()
     }
 
     /// The device's own feature bits.
     pub fn features(&self) -> u64 {
-        let any_source = self.functions.any(FunctionFlags::EVENT);
-        1 << F_NATIVE | u64::from(any_source) << F_EVENT
+        self.features
     }
 
     /// The driver accepted these feature bits. Bits of other owners (transport, ring) are ignored.
     pub fn negotiated(&mut self, features: u64) {
-        self.negotiated = features & self.features();
+        self.negotiated = features & self.features;
     }
 
     /// Forgets everything about the guest: the messages that it was told, and events that it did not get.
@@ -184,8 +199,23 @@ impl Device {
     pub fn reset(&mut self) -> Vec<Detach> {
         self.events.clear();
         self.functions.forget_told();
-        self.run = self.run.wrapping_add(1);
+        self.run.resets = self.run.resets.wrapping_add(1);
         self.sources.clear()
+    }
+
+    /// The queues stopped, and the transport cannot tell whether the driver reset the device or the virtual machine is
+    /// paused. What was told and what waits to be told stays, for [`Device::reset`] when it turns out to be a reset
+    /// (IRQ-DEV-43).
+    ///
+    /// Sources do not stay, because they are held on the host: until the next driver comes, if one comes at all, the
+    /// function would be kept from whoever has it next in the same machine (a VMM cannot enable INTx again at a reboot
+    /// while MSI is enabled), and its interrupts would go on costing. So the host gets back all of it, and a driver
+    /// that was only paused is told of each (IRQ-DEV-61).
+    ///
+    /// Returns what the host has to release.
+    pub fn stopped(&mut self) -> Vec<Detach> {
+        self.run.stops = self.run.stops.wrapping_add(1);
+        self.sources.revoke_all()
     }
 
     /// A request arrived: `readable` are the leading bytes of the chain's device-readable part (at least
@@ -249,14 +279,27 @@ impl Device {
     }
 
     fn get_messages(&mut self, get: GetMessages) -> Result<Step, Status> {
-        let entry = self.functions.find(get.function)?;
-        if get.vectors.end() > u32::from(entry.assigned.function.vector_count(get.vectors.irq_type)) {
+        self.require(get.function, FunctionFlags::NATIVE, get.vectors.irq_type, get.vectors.end())?;
+        Ok(Step::ReadMessages(ReadMessages { function: get.function, vectors: get.vectors, run: self.run }))
+    }
+
+    /// What requests about vectors of a function have in common: it is there, the device can do that with it, it has
+    /// the vectors below `end`, and it is allowed.
+    fn require(
+        &self,
+        function: FunctionId,
+        ability: FunctionFlags,
+        irq_type: IrqType,
+        end: u32,
+    ) -> Result<(), Status> {
+        let Assigned { function, refused } = &self.functions.find(function)?.assigned;
+        if !function.flags.contains(ability) {
+            return Err(Status::Unsupported);
+        }
+        if end > u32::from(function.vector_count(irq_type)) {
             return Err(Status::NoVector);
         }
-        if entry.assigned.refused {
-            return Err(Status::NotIsolated);
-        }
-        Ok(Step::ReadMessages(ReadMessages { function: get.function, vectors: get.vectors, run: self.run }))
+        if *refused { Err(Status::NotIsolated) } else { Ok(()) }
     }
 
     /// The host read the messages of `call`: one per vector, in their order.
@@ -269,9 +312,12 @@ impl Device {
         call: &ReadMessages,
         result: Result<Vec<Pair>, Failure>,
     ) -> Result<Reply, Status> {
-        let pairs = result.map_err(|failure| self.failed(call.function, failure))?;
+        let pairs = result.map_err(|failure| match failure {
+            Failure::NotEnabled => Status::NotEnabled,
+            other => self.failed(call.function, other),
+        })?;
         // The guest of the request is gone; what it asked for must not count as told to the next one.
-        if call.run != self.run || pairs.len() != call.vectors.len() {
+        if call.run.resets != self.run.resets || pairs.len() != call.vectors.len() {
             return Err(Status::HostError);
         }
         let told = self.functions.tell(call.function, call.vectors, &pairs)?;
@@ -281,18 +327,13 @@ impl Device {
         Ok(Reply::messages(&told.messages))
     }
 
-    /// The status that says so to the driver.
+    /// The status that says so to the driver, for a failure that its request has no status of its own for.
     fn failed(&mut self, function: FunctionId, failure: Failure) -> Status {
-        match failure {
-            Failure::NotEnabled => Status::NotEnabled,
-            Failure::Busy => Status::Busy,
-            Failure::NotReady => Status::NotReady,
-            Failure::Failed => Status::HostError,
-            Failure::Gone => {
-                self.function_gone(function);
-                Status::FunctionGone
-            }
+        if failure == Failure::Gone {
+            self.function_gone(function);
+            return Status::FunctionGone;
         }
+        Status::HostError
     }
 
     /// The function left the host, and with it everything that the guest had of it.
@@ -308,9 +349,17 @@ impl Device {
         self.sources.fired(source);
     }
 
-    /// The VMM or the guest took the function's interrupts away underneath: its sources end.
+    /// The VMM or the guest took the function's interrupts away underneath: its sources end, and the host has nothing
+    /// of them left to release.
     pub fn revoked(&mut self, function: FunctionId) {
         self.sources.revoke(function);
+    }
+
+    /// Sources that ended since the last call without anything for the host to release: those of functions that left,
+    /// and [revoked](Device::revoked) ones. Whoever keeps something for each source gives it up. To be called before
+    /// the driver gets another answer, which can be that one of these ids is a new source.
+    pub fn take_lost(&mut self) -> Vec<SourceId> {
+        self.sources.take_lost()
     }
 
     /// The events that wait for a buffer, oldest first, at most `room` of them. They stay until

@@ -29,6 +29,8 @@ pub(super) struct Sources {
     ready: VecDeque<SourceId>,
     /// Sources that were lost and of which the driver does not know, each once.
     revoked: VecDeque<SourceId>,
+    /// Sources that ended without anything for the host to release.
+    lost: Vec<SourceId>,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,7 @@ impl Sources {
             claims: BTreeMap::new(),
             ready: VecDeque::new(),
             revoked: VecDeque::new(),
+            lost: Vec::new(),
         }
     }
 
@@ -82,6 +85,16 @@ impl Sources {
     pub(super) fn unclaimed(&self, function: FunctionId, first: u16, end: u16) -> impl Iterator<Item = u16> {
         let claim = self.claims.get(&function);
         (first..end).filter(move |vector| claim.is_none_or(|claim| !claim.vectors.contains_key(vector)))
+    }
+
+    /// Whether the vector of the function is a source.
+    pub(super) fn vector_is_held(&self, function: FunctionId, vector: u16) -> bool {
+        self.claims.get(&function).is_some_and(|claim| claim.vectors.contains_key(&vector))
+    }
+
+    /// Whether all of these are the driver's and none was lost.
+    pub(super) fn hold(&self, vectors: &Vectors) -> bool {
+        vectors.iter().all(|(_, id)| slot_of(&self.slots, *id).is_some_and(|slot| !slot.revoked))
     }
 
     /// Makes sources of these vectors, which are unclaimed and no more than there is room for.
@@ -217,23 +230,59 @@ impl Sources {
         pins
     }
 
+    /// The host did not unmask the pin of the function, which is a source. One that fired meanwhile masks itself when
+    /// its event is delivered.
+    pub(super) fn keep_pin_masked(&mut self, function: FunctionId) {
+        let Some(claim) = self.claims.get(&function) else { return };
+        for id in claim.vectors.values() {
+            if let Some(Some(slot)) = self.slots.get_mut(index(*id)) {
+                slot.masked |= slot.irq_type == IrqType::Intx && !slot.pending;
+            }
+        }
+    }
+
     /// The host took the function's interrupts away: its sources are lost, and the driver is told of each.
     pub(super) fn revoke(&mut self, function: FunctionId) {
         let Some(claim) = self.claims.remove(&function) else { return };
-        for id in claim.vectors.into_values() {
-            if let Some(Some(slot)) = self.slots.get_mut(index(id)) {
+        let vectors = self.end_claim(claim);
+        self.lost.extend(vectors.into_iter().map(|(_, id)| id));
+    }
+
+    /// Takes every source away, and tells the driver of each. Returns what the host has to release.
+    pub(super) fn revoke_all(&mut self) -> Vec<Detach> {
+        let claims = std::mem::take(&mut self.claims);
+        let release = |(function, claim): (FunctionId, Claim)| Detach {
+            function,
+            irq_type: claim.irq_type,
+            vectors: self.end_claim(claim),
+            last: true,
+        };
+        claims.into_iter().map(release).collect()
+    }
+
+    fn end_claim(&mut self, claim: Claim) -> Vectors {
+        let vectors: Vectors = claim.vectors.into_iter().collect();
+        for (_, id) in &vectors {
+            if let Some(Some(slot)) = self.slots.get_mut(index(*id)) {
                 slot.revoked = true;
                 slot.pending = false;
-                self.revoked.push_back(id);
+                self.revoked.push_back(*id);
             }
         }
         let slots = &self.slots;
         self.ready.retain(|id| slot_of(slots, *id).is_some_and(|slot| slot.pending));
+        vectors
     }
 
     /// The function is gone and the driver is told that instead.
     pub(super) fn drop_function(&mut self, function: FunctionId) {
-        self.remove(self.of(function).into_iter());
+        let removed = self.remove(self.of(function).into_iter());
+        self.lost.extend(removed.into_iter().flat_map(|detach| detach.vectors).map(|(_, id)| id));
+    }
+
+    /// Sources that ended since the last call without anything for the host to release.
+    pub(super) fn take_lost(&mut self) -> Vec<SourceId> {
+        std::mem::take(&mut self.lost)
     }
 
     pub(super) fn has_events(&self) -> bool {

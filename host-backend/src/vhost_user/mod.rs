@@ -14,6 +14,7 @@ use chain::{Broken, Buffers, Chain};
 use ring::Memory;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tracing::{info, warn};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
@@ -54,6 +55,10 @@ pub struct Session {
     exit: Mutex<Option<(EventConsumer, EventNotifier)>>,
     /// The consumer's descriptor, which the library leaves open when it is done with it.
     exit_fd: RawFd,
+    /// How often the queues stopped.
+    stops: AtomicU64,
+    /// Up to which of the stops it is known whether that was a reset or a pause.
+    understood: AtomicU64,
     /// A guest decides how often its rings are faulty.
     complaints: Limited,
 }
@@ -91,6 +96,8 @@ impl Session {
             again: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             exit_fd: exit.0.as_raw_fd(),
             exit: Mutex::new(Some(exit)),
+            stops: AtomicU64::new(0),
+            understood: AtomicU64::new(0),
             complaints: Limited::default(),
         });
         let daemon = VhostUserDaemon::new("frontend".to_owned(), session.clone(), memory)
@@ -149,8 +156,36 @@ impl Session {
         })
     }
 
+    /// Finds out what the queues were stopped for, once the request queue is set up again: a driver that reset the
+    /// device begins at index 0, one that was paused goes on where it was. Returns whether it is known.
+    ///
+    /// The index has 16 bits, so a pause after a multiple of 65,536 requests looks like a reset, unless the event queue
+    /// says otherwise. Nobody but the driver could tell these apart.
+    fn resume(&self, requests: &Ring, events: &Ring) -> bool {
+        let stops = self.stops.load(Ordering::Acquire);
+        if stops != self.understood.load(Ordering::Relaxed) {
+            let Some(position) = requests.position() else { return false };
+            if position == 0 && events.position().unwrap_or(0) == 0 {
+                self.bridge.reset();
+            } else {
+                info!("the guest's driver goes on after a pause");
+            }
+            self.understood.store(stops, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// To be asked with the lock of a ring held, so that the ring cannot belong to another run of the driver than the
+    /// answer.
+    fn is_stopped(&self) -> bool {
+        self.stops.load(Ordering::Acquire) != self.understood.load(Ordering::Relaxed)
+    }
+
     fn serve_requests(&self, ring: &Ring) -> Progress {
         self.work_off(ring, |state, memory| {
+            if self.is_stopped() {
+                return Ok(Look::Enough);
+            }
             let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
             let used = chain.buffers().and_then(|buffers| self.answer(buffers, memory)).unwrap_or(0);
             chain.complete(state, memory, used)?;
@@ -171,7 +206,7 @@ impl Session {
         }
         self.work_off(ring, |state, memory| {
             let mut device = self.bridge.device();
-            if !device.has_events() {
+            if !device.has_events() || self.is_stopped() {
                 return Ok(Look::Enough);
             }
             let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
@@ -266,11 +301,14 @@ impl VhostUserBackend for Session {
         self.exit.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// GET_VRING_BASE: the driver reset the device or left, or the VM is paused. Nothing tells these apart.
+    /// GET_VRING_BASE: the driver reset the device or left, or the VM is paused. Nothing tells these apart before the
+    /// queues start again.
     fn stop_vring(&self, queue_index: u32) -> io::Result<()> {
         if queue_index == u32::from(REQUEST_QUEUE) {
-            info!("the guest's driver stopped");
-            self.bridge.reset();
+            info!("the guest's driver stopped, or the VM is paused");
+            self.bridge.stop();
+            // After this queue came down, which waited for the worker, and before any comes up again.
+            self.stops.fetch_add(1, Ordering::Release);
         }
         Ok(())
     }
@@ -292,7 +330,13 @@ impl VhostUserBackend for Session {
         if self.bridge.collect() {
             progress = Progress::More;
         }
-        if matches!(device_event, REQUEST_QUEUE | AGAIN) && self.serve_requests(requests) == Progress::More {
+        let was_stopped = self.is_stopped();
+        if was_stopped && !self.resume(requests, events) {
+            return Ok(());
+        }
+        if (was_stopped || matches!(device_event, REQUEST_QUEUE | AGAIN))
+            && self.serve_requests(requests) == Progress::More
+        {
             progress = Progress::More;
         }
         if self.deliver_events(events) == Progress::More || progress == Progress::More {
