@@ -189,7 +189,7 @@ impl<'a> MessageList<'a> {
 /// Reply to `ALLOCATE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceList<'a> {
-    /// The sources, in the order of their vectors.
+    /// The sources, in ascending order of their vectors and of their ids.
     pub sources: &'a [wire::Source],
 }
 
@@ -197,12 +197,13 @@ impl<'a> SourceList<'a> {
     /// Reads the bytes that the device says it wrote.
     ///
     /// # Errors
-    /// Any status but [`Status::Ok`]; a length that `count` does not explain; vectors that do not ascend.
+    /// Any status but [`Status::Ok`]; a length that `count` does not explain; vectors or ids that do not ascend
+    /// (IRQ-DRV-33).
     pub fn parse(used: &'a [u8]) -> Result<Self, ReplyError> {
         read_head(used)?;
         let (head, rest) = SourceListHead::read_from_prefix(used).map_err(|_| ReplyError::Malformed)?;
         let sources = elements::<wire::Source>(rest, head.count.get())?;
-        if !sources.is_sorted_by(|a, b| a.vector.get() < b.vector.get()) {
+        if !sources.is_sorted_by(|a, b| a.vector.get() < b.vector.get() && a.id.get() < b.id.get()) {
             return Err(ReplyError::Malformed);
         }
         Ok(Self { sources })

@@ -230,11 +230,11 @@ impl Allocate {
             head: head(request_type::ALLOCATE),
             function: self.function.0.into(),
             irq_type: self.irq_type.to_wire(),
-            layout: self.layout as u8,
+            layout: self.layout.to_wire(),
             least: self.least.get().into(),
             most: self.most.get().into(),
             first: self.first.into(),
-            delivery: self.delivery as u8,
+            delivery: self.delivery.to_wire(),
             ..Default::default()
         }
     }
@@ -242,17 +242,26 @@ impl Allocate {
     /// Reads the reply to this request; `used` are the bytes that the device says it wrote.
     ///
     /// # Errors
-    /// Those of [`SourceList::parse`]; fewer sources than `least` or more than `most`; a vector below `first`.
+    /// Those of [`SourceList::parse`]; fewer sources than `least` or more than `most`; a vector below `first`; where a
+    /// block was asked for, sources that are none (IRQ-DRV-33).
     pub fn parse_reply<'a>(&self, used: &'a [u8]) -> Result<SourceList<'a>, ReplyError> {
         let list = SourceList::parse(used)?;
         let wanted = usize::from(self.least.get())..=usize::from(self.most.get());
         let begins_in_range = list.sources.first().is_some_and(|source| source.vector.get() >= self.first);
-        if wanted.contains(&list.sources.len()) && begins_in_range {
+        let as_laid_out = self.layout == Layout::Any || list.sources.is_sorted_by(follow);
+        if wanted.contains(&list.sources.len()) && begins_in_range && as_laid_out {
             Ok(list)
         } else {
             Err(ReplyError::Malformed)
         }
     }
+}
+
+/// Whether `b` is the source after `a` in a block.
+fn follow(a: &wire::Source, b: &wire::Source) -> bool {
+    a.vector.get().checked_add(1) == Some(b.vector.get())
+        && a.message.address == b.message.address
+        && a.message.data.get().checked_add(1) == Some(b.message.data.get())
 }
 
 impl SourceRequest {

@@ -65,6 +65,11 @@ impl Layout {
             _ => None,
         }
     }
+
+    /// The number on the wire.
+    pub const fn to_wire(self) -> u8 {
+        self as u8
+    }
 }
 
 /// How the interrupts of a source reach the driver.
@@ -82,6 +87,11 @@ impl Delivery {
             1 => Some(Self::Event),
             _ => None,
         }
+    }
+
+    /// The number on the wire.
+    pub const fn to_wire(self) -> u8 {
+        self as u8
     }
 }
 

@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn what_was_given_comes_out_in_order() {
-        let given = [source(8, 5), source(0, 7)];
+        let given = [source(0, 5), source(8, 7)];
         assert_eq!(taken(1, 3, &given), Ok(given.to_vec()));
     }
 
@@ -102,6 +102,7 @@ mod tests {
         assert_eq!(taken(1, 3, &[source(9, 5)]), malformed, "an id beyond the limit");
         assert_eq!(taken(1, 3, &[source(1, 4)]), malformed, "a vector below the first");
         assert_eq!(taken(1, 3, &[source(1, 6), source(2, 6)]), malformed, "a vector twice");
+        assert_eq!(taken(1, 3, &[source(1, 6), source(1, 7)]), malformed, "an id twice");
         assert_eq!(taken(1, 1, &[source(1, 6), source(2, 7)]), malformed, "too many");
         assert_eq!(taken(2, 3, &[source(1, 6)]), malformed, "too few");
         assert_eq!(taken(1, 3, &[]), malformed, "none");
