@@ -27,7 +27,7 @@ struct virtio_irq_function {
 	struct virtio_irq *vi;
 	struct pci_dev *pdev;
 	struct list_head node;
-	struct mutex lock;
+	struct mutex lock;	/* id and epoch */
 	u16 id;
 	unsigned int epoch;
 	virtio_irq_notify_t notify;
@@ -78,7 +78,7 @@ static int find(struct virtio_irq_call *call, struct pci_dev *pdev, u16 *id)
 		return -ENODEV;
 	err = virtio_irq_rs_find(call, &target, id, &why);
 	if (err && why.text[0])
-		pci_warn(pdev, "virtio-irq: %s\n", why.text);
+		dev_warn_ratelimited(&pdev->dev, "virtio-irq: %s\n", why.text);
 	return err;
 }
 

@@ -6,10 +6,11 @@ use crate::device::{Assigned, Attach, Detach, Device, DuplicateId, Pair, Quota, 
 use crate::host::{HostError, HostFunction, Interrupts};
 use crate::rate::Limited;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing::warn;
-use virtio_irq_proto::FunctionId;
 use virtio_irq_proto::wire;
+use virtio_irq_proto::{FunctionId, IrqType, VectorRange};
 
 /// A device with its host. Shared by everything that serves it.
 #[derive(Debug)]
@@ -66,7 +67,9 @@ impl Bridge {
                 }
                 Step::ReadMessages(call) => {
                     let (id, vectors) = (call.function(), call.vectors());
-                    let result = self.call(id, |function| function.read_messages(vectors));
+                    let result = self.call(id, format_args!(", {}", Range(vectors)), |function| {
+                        function.read_messages(vectors)
+                    });
                     self.device().messages_read(call, result.map_err(|error| error.failure()))
                 }
                 Step::Enable(call) => {
@@ -117,7 +120,7 @@ impl Bridge {
         let mut device = self.device();
         self.deliveries.close(device.take_lost().into_iter());
         self.deliveries.fired(|source| device.fired(source)).unwrap_or_else(|error| {
-            self.complaints.run(|suppressed| warn!(suppressed, "cannot look for interrupts: {error}"));
+            self.complaints.run(|| warn!("cannot look for interrupts: {error}"));
             false
         })
     }
@@ -156,18 +159,21 @@ impl Bridge {
         id: FunctionId,
         call: impl FnOnce(&dyn Interrupts) -> Result<R, HostError>,
     ) -> Result<R, HostError> {
-        self.call(id, |function| function.interrupts().map_or(Err(HostError::NotReady), call))
+        self.call(id, format_args!(""), |function| {
+            function.interrupts().map_or(Err(HostError::NotReady), call)
+        })
     }
 
     fn call<R>(
         &self,
         id: FunctionId,
+        about: fmt::Arguments<'_>,
         call: impl FnOnce(&dyn HostFunction) -> Result<R, HostError>,
     ) -> Result<R, HostError> {
         let function = self.functions.get(&id).ok_or(HostError::Gone)?;
         let result = call(function.as_ref());
         if let Err(error @ (HostError::Failed { .. } | HostError::Gone)) = &result {
-            self.complaints.run(|suppressed| warn!(suppressed, "{}: {error}", function.name()));
+            self.complaints.run(|| warn!("{}{about}: {error}", function.name()));
         }
         result
     }
@@ -175,5 +181,34 @@ impl Bridge {
     /// The configuration space.
     pub fn config(&self) -> wire::Config {
         self.device().config()
+    }
+}
+
+/// A range of vectors as people say it.
+struct Range(VectorRange);
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0.irq_type {
+            IrqType::Intx => "INTx",
+            IrqType::Msi => "MSI",
+            IrqType::Msix => "MSI-X",
+        };
+        match (self.0.first, self.0.end().saturating_sub(1)) {
+            (first, last) if u32::from(first) == last => write!(f, "{name} vector {first}"),
+            (first, last) => write!(f, "{name} vectors {first} to {last}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_read_as_people_say_them() {
+        let range = |irq_type, first, count| Range(VectorRange::of_messages(irq_type, first, count).unwrap());
+        assert_eq!(range(IrqType::Msi, 5, 1).to_string(), "MSI vector 5");
+        assert_eq!(range(IrqType::Msix, 5, 3).to_string(), "MSI-X vectors 5 to 7");
     }
 }

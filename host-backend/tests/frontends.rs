@@ -144,6 +144,22 @@ fn that_kick_with_something_else_than_an_eventfd_cost_nothing() {
     daemon.stop();
 }
 
+#[test]
+fn that_make_their_memory_shorter_lose_it() {
+    let daemon = Daemon::start(&["sim:wcn6855"]);
+    let mut vm = Vm::connect(&daemon.socket);
+    vm.expect_service();
+    let region = vm_memory::GuestMemoryBackend::iter(&vm.memory).next().unwrap();
+    let file = vm_memory::GuestMemoryRegion::file_offset(region).unwrap().file();
+    // From here on the rings are beyond the end of their file, for this process as well.
+    file.set_len(0).unwrap();
+    vm.kick(REQUESTS);
+    daemon.wait_for_line("left alone until it is set up again");
+    drop(vm);
+    Vm::connect(&daemon.socket).expect_service();
+    daemon.stop();
+}
+
 /// User and system time of the process, in hundredths of a second.
 fn cpu_ticks(daemon: &Daemon) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.child.id())).unwrap();

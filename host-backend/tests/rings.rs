@@ -5,6 +5,7 @@
 mod common;
 
 use common::*;
+use vhost::VhostBackend;
 
 const INVALID: [u8; 8] = [2, 0, 0, 0, 0, 0, 0, 0];
 
@@ -258,7 +259,7 @@ fn a_disabled_ring_is_not_touched_and_catches_up_when_enabled() {
     let (daemon, mut vm) = daemon_and_vm();
     vm.enable(REQUESTS, false);
     // The answer to a message means that the one before it was handled.
-    vhost::VhostBackend::get_features(&vm.frontend).unwrap();
+    vm.frontend.get_features().unwrap();
     let table = vm.rings[REQUESTS].descriptors();
     vm.write(page(0), &list_functions(0, 1));
     vm.descriptor(table, 2, (page(0), 16, NEXT, 5));
@@ -298,6 +299,65 @@ fn notifications_are_suppressed_as_the_driver_asks() {
     // The device tells up to where it has seen the ring.
     let avail_event = vm.rings[REQUESTS].used() + 4 + 8 * u64::from(SIZE);
     assert_eq!(vm.read(avail_event, 2), [3, 0]);
+    daemon.stop();
+}
+
+#[test]
+fn notifications_are_suppressed_by_the_flag_of_a_driver_without_event_idx() {
+    let (daemon, mut vm) = daemon_and_vm();
+    assert_eq!(vm.features & EVENT_IDX, 0);
+    let table = vm.rings[REQUESTS].descriptors();
+    for number in 0..2 {
+        vm.descriptor(table, number, (page(8), 8, WRITE, 0));
+    }
+    vm.frontend.get_features().unwrap();
+    let flags = vm.rings[REQUESTS].available();
+    vm.write(flags, &[1, 0]);
+    vm.submit(REQUESTS, &[0]);
+    // Only looking tells when the chain is back: no notification will.
+    let start = std::time::Instant::now();
+    while vm.take_used(REQUESTS).is_none() {
+        assert!(start.elapsed() < LONG);
+        std::thread::yield_now();
+    }
+    // Disabling waits until the worker is done with the ring.
+    vm.enable(REQUESTS, false);
+    vm.frontend.get_features().unwrap();
+    assert!(!readable(&vm.call(REQUESTS), std::time::Duration::ZERO));
+    vm.write(flags, &[0, 0]);
+    vm.submit(REQUESTS, &[1]);
+    vm.enable(REQUESTS, true);
+    assert!(readable(&vm.call(REQUESTS), LONG));
+    assert_eq!(vm.take_used(REQUESTS), Some((1, 8)));
+    daemon.stop();
+}
+
+#[test]
+fn one_kick_is_enough_for_more_chains_than_one_wakeup_completes() {
+    let (daemon, mut vm) = daemon_and_vm();
+    const LONG_RING: u16 = 512;
+    vm.stop_ring(REQUESTS);
+    let ring = &vm.rings[REQUESTS];
+    let (table, available, used) = (ring.descriptors(), ring.available(), ring.used());
+    for number in 0..LONG_RING {
+        vm.descriptor(table, number, (page(8) + 8 * u64::from(number), 8, WRITE, 0));
+        vm.write(available + 4 + 2 * u64::from(number), &number.to_le_bytes());
+    }
+    vm.set_up(REQUESTS, LONG_RING, table, available, used);
+    vm.set_available(REQUESTS, LONG_RING);
+    vm.kick(REQUESTS);
+    loop {
+        let back = u16::from_le_bytes(vm.read(used + 2, 2).try_into().unwrap());
+        if back == LONG_RING {
+            break;
+        }
+        assert!(readable(&vm.call(REQUESTS), LONG), "{back} chains are back");
+        let _ = vm.rings[REQUESTS].call.read();
+    }
+    for number in 0..LONG_RING {
+        let element = vm.read(used + 4 + 8 * u64::from(number), 8);
+        assert_eq!(element, [&u32::from(number).to_le_bytes()[..], &[8, 0, 0, 0]].concat());
+    }
     daemon.stop();
 }
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask demo`: the first scenario as a person wants to see it.
 
-use crate::lab;
-use comfy_table::{ContentArrangement, Table, presets};
-use std::io::IsTerminal;
+use crate::{lab, table};
+use comfy_table::Table;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -44,18 +43,12 @@ fn show(root: &Path) -> Result<Report, Error> {
     let artifacts = build(&layout)?;
     println!("\n2. Run: an emulated host with an IOMMU, in it KVM and a guest with an assigned device");
     let report = scenario.run(&layout, &artifacts, None, lab::print);
-    println!("\n3. What happened\n\n{}", table(report.rows()));
+    println!("\n3. What happened\n\n{}", rows_table(report.rows()));
     Ok(report)
 }
 
-fn table(rows: &[Row]) -> Table {
-    let mut table = Table::new();
-    if std::io::stdout().is_terminal() {
-        table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-    } else {
-        table.load_style(presets::ASCII_MARKDOWN);
-    }
-    table.set_header([
+fn rows_table(rows: &[Row]) -> Table {
+    let mut table = table::new(&[
         "",
         "function",
         "vector",

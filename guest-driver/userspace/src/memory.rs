@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The guest's memory: a memfd that both this process and the device map.
 
-use std::collections::HashMap;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
@@ -59,8 +58,8 @@ pub enum MemoryError {
 #[derive(Debug)]
 struct Pages {
     taken: Vec<bool>,
-    /// Pages of each shared buffer, by its guest-physical address.
-    shared: HashMap<u64, usize>,
+    /// Number of pages of the shared buffer that begins at each page; 0 where none does.
+    shared: Vec<usize>,
 }
 
 impl GuestMemory {
@@ -76,7 +75,7 @@ impl GuestMemory {
         file.set_len(length).map_err(create)?;
         let file = FileOffset::new(file, 0);
         let map = GuestMemoryMmap::from_ranges_with_files([(GuestAddress(BASE), size, Some(file.clone()))])?;
-        let pages = Pages { taken: vec![false; size / PAGE], shared: HashMap::new() };
+        let pages = Pages { taken: vec![false; size / PAGE], shared: vec![0; size / PAGE] };
         Ok(Self { map, file, pages: Mutex::new(pages) })
     }
 
@@ -110,7 +109,7 @@ impl GuestMemory {
     /// Takes zeroed pages out of memory; `None` if no run of that length is free.
     pub(crate) fn allocate(&self, pages: usize) -> Option<u64> {
         let first = self.pages().take(pages)?;
-        self.fill(first, 0, pages * PAGE);
+        self.fill(first, &[0; PAGE], pages * PAGE);
         Some(first)
     }
 
@@ -129,27 +128,28 @@ impl GuestMemory {
     /// Makes room of `length` bytes that the device can write.
     pub(crate) fn share_writable(&self, length: usize) -> Option<u64> {
         let address = self.share(length)?;
-        self.fill(address, POISON, length);
+        self.fill(address, &[POISON; PAGE], length);
         Some(address)
     }
 
     /// Ends the sharing of a buffer; where the device could write to it, `into` gets what is there now.
     pub(crate) fn unshare(&self, address: u64, into: Option<&mut [u8]>) {
-        let pages = self.pages().shared.remove(&address);
+        let count = self.pages().end_sharing(address);
         // Only a bug in this crate gets here: the address never comes from the device.
-        let pages = pages.unwrap_or_else(|| panic!("{address:#x} is not shared"));
+        let count = count.unwrap_or_else(|| panic!("{address:#x} is not shared"));
         if let Some(into) = into {
             let read = self.map.read_slice(into, GuestAddress(address));
             debug_assert!(read.is_ok(), "a shared buffer lies in guest memory");
         }
-        self.pages().give(address, pages);
+        self.pages().give(address, count);
     }
 
     /// Takes back every buffer that is still shared. Only for a device that is stopped.
     pub(crate) fn unshare_all(&self) {
         let mut pages = self.pages();
-        for (address, count) in std::mem::take(&mut pages.shared) {
-            pages.give(address, count);
+        for first in 0..pages.shared.len() {
+            let count = std::mem::take(&mut pages.shared[first]);
+            pages.taken[first..first + count].fill(false);
         }
     }
 
@@ -157,13 +157,17 @@ impl GuestMemory {
         let count = pages_for(length);
         let mut pages = self.pages();
         let address = pages.take(count)?;
-        pages.shared.insert(address, count);
+        let first = Pages::index(address)?;
+        *pages.shared.get_mut(first)? = count;
         Some(address)
     }
 
-    fn fill(&self, address: u64, byte: u8, length: usize) {
-        let filled = self.map.write_slice(&vec![byte; length], GuestAddress(address));
-        debug_assert!(filled.is_ok(), "allocated pages lie in guest memory");
+    fn fill(&self, address: u64, page: &[u8; PAGE], length: usize) {
+        for start in (0..length).step_by(PAGE) {
+            let part = &page[..PAGE.min(length - start)];
+            let filled = self.map.write_slice(part, GuestAddress(address + start as u64));
+            debug_assert!(filled.is_ok(), "allocated pages lie in guest memory");
+        }
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
@@ -196,8 +200,19 @@ impl Pages {
     }
 
     fn give(&mut self, address: u64, count: usize) {
-        let first = (address - BASE) as usize / PAGE;
-        self.taken[first..first + count].fill(false);
+        if let Some(first) = Self::index(address) {
+            self.taken[first..first + count].fill(false);
+        }
+    }
+
+    /// Number of pages of the buffer that is shared at this address, from now on no more.
+    fn end_sharing(&mut self, address: u64) -> Option<usize> {
+        let count = self.shared.get_mut(Self::index(address)?)?;
+        Some(std::mem::take(count)).filter(|count| *count > 0)
+    }
+
+    fn index(address: u64) -> Option<usize> {
+        usize::try_from(address.checked_sub(BASE)?).ok().map(|offset| offset / PAGE)
     }
 }
 

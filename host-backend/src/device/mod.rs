@@ -283,8 +283,8 @@ impl Device {
         Ok(Step::ReadMessages(ReadMessages { function: get.function, vectors: get.vectors, run: self.run }))
     }
 
-    /// What requests about vectors of a function have in common: it is there, the device can do that with it, it has
-    /// the vectors below `end`, and it is allowed.
+    /// What requests about vectors of a function have in common: it is there, it has the vectors below `end`, the
+    /// device can do that with it, and it is allowed.
     fn require(
         &self,
         function: FunctionId,
@@ -293,11 +293,11 @@ impl Device {
         end: u32,
     ) -> Result<(), Status> {
         let Assigned { function, refused } = &self.functions.find(function)?.assigned;
-        if !function.flags.contains(ability) {
-            return Err(Status::Unsupported);
-        }
         if end > u32::from(function.vector_count(irq_type)) {
             return Err(Status::NoVector);
+        }
+        if !function.flags.contains(ability) {
+            return Err(Status::Unsupported);
         }
         if *refused { Err(Status::NotIsolated) } else { Ok(()) }
     }

@@ -20,11 +20,6 @@ const NO_SOURCES: Quota = Quota { guest: 0, function: 0 };
 
 /// Functions 3 (32 MSI vectors), 0x107 (10 MSI-X vectors) and 0x200 (refused).
 fn device() -> Device {
-    device_with(Vec::new())
-}
-
-/// These, and others.
-fn device_with(others: Vec<Assigned>) -> Device {
     let wifi = Function {
         id: FunctionId(3),
         flags: FunctionFlags::ISOLATED.with(FunctionFlags::NATIVE, true),
@@ -49,12 +44,11 @@ fn device_with(others: Vec<Assigned>) -> Device {
         ..wifi
     };
     let refused = Function { id: FunctionId(0x200), flags: FunctionFlags::NATIVE, ..wifi };
-    let mut functions = vec![
+    let functions = vec![
         Assigned { function: refused, refused: true },
         Assigned { function: wifi, refused: false },
         Assigned { function: nic, refused: false },
     ];
-    functions.extend(others);
     let mut device = Device::new(functions, NO_SOURCES).unwrap();
     device.negotiated(1);
     device
@@ -310,20 +304,6 @@ mod get_messages {
         assert_eq!(ask(&mut device(), &get(0x107, 1, 5, 1)), NO_VECTOR);
     }
 
-    /// The device does not know this function's messages, wherever the range lies and whatever the operator allows.
-    #[test]
-    fn of_a_function_without_native_delivery_is_unsupported() {
-        let known = device().functions.find(FunctionId(3)).unwrap().assigned.function;
-        let id = FunctionId(0x300);
-        for refused in [false, true] {
-            let function = Function { id, flags: FunctionFlags::ISOLATED, ..known };
-            let mut device = device_with(vec![Assigned { function, refused }]);
-            assert_eq!(ask(&mut device, &get(0x300, 1, 5, 1)), UNSUPPORTED);
-            assert_eq!(ask(&mut device, &get(0x300, 1, 32, 1)), UNSUPPORTED);
-            assert_eq!(done(device.request(&get(0x300, 1, 5, 1), 31)), BUFFER_TOO_SMALL);
-        }
-    }
-
     /// Statuses of allocations are none of this request.
     #[test]
     fn for_which_the_host_has_no_answer_of_its_own_is_a_host_error() {
@@ -336,6 +316,23 @@ mod get_messages {
     fn of_a_refused_function_says_so_after_the_range_was_looked_at() {
         assert_eq!(ask(&mut device(), &get(0x200, 1, 5, 1)), NOT_ISOLATED);
         assert_eq!(ask(&mut device(), &get(0x200, 1, 32, 1)), NO_VECTOR);
+    }
+
+    #[test]
+    fn of_a_function_without_native_delivery_is_unsupported_after_the_range_was_looked_at() {
+        let function = Function {
+            id: FunctionId(9),
+            flags: FunctionFlags::ISOLATED,
+            guest_address: None,
+            ids: PciIds::default(),
+            intx_count: 1,
+            msi_count: 4,
+            msix_count: 0,
+        };
+        let mut device = Device::new(vec![Assigned { function, refused: true }], NO_SOURCES).unwrap();
+        device.negotiated(1);
+        assert_eq!(ask(&mut device, &get(9, 1, 3, 1)), UNSUPPORTED);
+        assert_eq!(ask(&mut device, &get(9, 1, 3, 2)), NO_VECTOR);
     }
 
     #[test]

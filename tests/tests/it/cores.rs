@@ -28,6 +28,7 @@ struct Assignment {
     msi_count: u16,
     msix_count: u16,
     refused: bool,
+    native: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -109,7 +110,9 @@ impl Joined {
         let assigned = assignments.values().map(|a| Assigned {
             function: Function {
                 id: FunctionId(a.id),
-                flags: FunctionFlags::NATIVE.with(FunctionFlags::ISOLATED, !a.refused),
+                flags: FunctionFlags::default()
+                    .with(FunctionFlags::NATIVE, a.native)
+                    .with(FunctionFlags::ISOLATED, !a.refused),
                 guest_address: a.guest_address.map(address),
                 ids: ids(a.model),
                 intx_count: 1,
@@ -422,6 +425,9 @@ impl Model {
         if end > usize::from(vectors) {
             return Err(Status::NoVector);
         }
+        if !assignment.native {
+            return Err(Status::Unsupported);
+        }
         if assignment.refused {
             return Err(Status::NotIsolated);
         }
@@ -460,8 +466,9 @@ prop_compose! {
         msi_count in prop_oneof![Just(0), Just(1), Just(16), Just(32)],
         msix_count in prop_oneof![Just(0_u16), 1..=64_u16, Just(2048)],
         refused in proptest::bool::weighted(0.1),
+        native in proptest::bool::weighted(0.9),
     ) -> Assignment {
-        Assignment { id, model, guest_address, msi_count, msix_count, refused }
+        Assignment { id, model, guest_address, msi_count, msix_count, refused, native }
     }
 }
 
@@ -579,8 +586,15 @@ proptest! {
 /// A result of the host that arrives after a reset belongs to the guest before it.
 #[test]
 fn a_host_call_from_before_a_reset_tells_nothing() {
-    let one =
-        Assignment { id: 3, model: 0, guest_address: None, msi_count: 4, msix_count: 0, refused: false };
+    let one = Assignment {
+        id: 3,
+        model: 0,
+        guest_address: None,
+        msi_count: 4,
+        msix_count: 0,
+        refused: false,
+        native: true,
+    };
     let mut joined = Joined::new(&BTreeMap::from([(3, one)]));
     let vectors = VectorRange::of_messages(IrqType::Msi, 1, 2).unwrap();
     let request = GetMessages { function: FunctionId(3), vectors };
@@ -599,8 +613,15 @@ fn a_host_call_from_before_a_reset_tells_nothing() {
 /// Where one message of an MSI block is seen to have moved, the driver hears of those that it was told before.
 #[test]
 fn a_message_that_is_seen_to_have_moved_changes_the_block() {
-    let one =
-        Assignment { id: 3, model: 0, guest_address: None, msi_count: 32, msix_count: 0, refused: false };
+    let one = Assignment {
+        id: 3,
+        model: 0,
+        guest_address: None,
+        msi_count: 32,
+        msix_count: 0,
+        refused: false,
+        native: true,
+    };
     let mut joined = Joined::new(&BTreeMap::from([(3, one)]));
     joined.fetch(3, VectorRange::of_messages(IrqType::Msi, 4, 9).unwrap());
     joined.run(&Operation::Move(0));

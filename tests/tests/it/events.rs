@@ -166,12 +166,12 @@ fn a_reset_forgets_pending_events_and_a_new_guest_gets_none() {
     hosts[0].remove();
     lose(&mut guest, 0);
     guest.reset().unwrap();
-    guest.lay_out(&[], 64);
-    guest.chain(EVENT_QUEUE, &[Desc::writable(REPLY, 64)]);
+    let buffer = REPLY + 0x1000;
+    guest.chain(EVENT_QUEUE, &[Desc::writable(buffer, 64)]);
     hosts[1].remove();
     lose(&mut guest, 1);
     assert_eq!(guest.used(EVENT_QUEUE), (0, 16));
-    assert_eq!(guest.ram.read(REPLY, 16), gone(1).as_bytes());
+    assert_eq!(guest.ram.read(buffer, 16), gone(1).as_bytes());
     drop(guest);
     let mut driver = served.connect().unwrap();
     assert_eq!(driver.functions().unwrap(), []);

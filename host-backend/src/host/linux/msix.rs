@@ -72,8 +72,12 @@ impl MsixTable {
                 let device = vmm
                     .device(*address, ids)
                     .map_err(HostError::failed("get the VFIO device of the function from the VMM"))?;
-                self.read_vfio(&device, offset, words)
-                    .map_err(HostError::failed("map the MSI-X table through the VMM's VFIO device"))
+                self.read_vfio(&device, offset, words).map_err(|error| match error.raw_os_error() {
+                    Some(libc::EFAULT) => HostError::failed(
+                        "read the MSI-X table while the guest has the function's memory off",
+                    )(error),
+                    _ => HostError::failed("map the MSI-X table through the VMM's VFIO device")(error),
+                })
             }
         }
     }
@@ -94,8 +98,8 @@ fn read_sysfs(path: &Path, offset: u64, words: &mut [u32]) -> Result<(), HostErr
     sys::read_mapped(&file, offset, words).map_err(|error| match error.raw_os_error() {
         // `pci_mmap_resource` in drivers/pci/pci-sysfs.c.
         Some(libc::EINVAL) => HostError::failed(
-            "map the MSI-X table, since this kernel (CONFIG_IO_STRICT_DEVMEM) lets nobody else map a BAR that the \
-             VMM uses; add vfio=pid:N or vfio=pidfile:PATH of the VMM to the --device",
+            "map the MSI-X table, since this kernel (CONFIG_IO_STRICT_DEVMEM) lets nobody else map what vfio-pci \
+             claimed for the VMM; add vfio=pid:N or vfio=pidfile:PATH of the VMM to the --device",
         )(error),
         Some(libc::EPERM) => HostError::failed(
             "map the MSI-X table, since this kernel is locked down; add vfio=pid:N or vfio=pidfile:PATH of the VMM \
