@@ -161,7 +161,7 @@ impl Session {
         })
     }
 
-    /// Finds out what the queues were stopped for, once the request queue is set up again: a driver that reset the
+    /// Finds out what the queues were stopped for, once the request queue is enabled again: a driver that reset the
     /// device begins at index 0, one that was paused goes on where it was. Returns whether it is known.
     ///
     /// The index has 16 bits, so a pause after a multiple of 65,536 requests looks like a reset, unless the event queue
@@ -169,7 +169,8 @@ impl Session {
     fn resume(&self, requests: &Ring, events: &Ring) -> bool {
         let stops = self.stops.load(Ordering::Acquire);
         if stops != self.understood.load(Ordering::Relaxed) {
-            let Some(position) = requests.position() else { return false };
+            // QEMU enables rings when all of them are set up.
+            let Some(position) = requests.position().filter(|_| requests.is_enabled()) else { return false };
             if position == 0 && events.position().unwrap_or(0) == 0 {
                 self.bridge.reset();
             } else {

@@ -48,6 +48,11 @@ impl Ring {
         state.get_queue().ready().then(|| state.get_queue().next_avail())
     }
 
+    /// Whether the frontend enabled the ring.
+    pub(super) fn is_enabled(&self) -> bool {
+        self.inner.get_ref().is_enabled()
+    }
+
     /// Notifies the driver; if there is no call eventfd yet, as soon as there is one. A frontend may start a ring
     /// before it sends that.
     pub(super) fn notify(&self, state: &VringState<Memory>) {

@@ -203,6 +203,7 @@ impl Vm {
             vm.write(index + 2, &base.to_le_bytes());
         }
         vm.set_up_from(base, REQUESTS, SIZE, descriptors, available, used);
+        vm.enable(REQUESTS, true);
         vm.start_ring(EVENTS);
         vm
     }
@@ -258,6 +259,7 @@ impl Vm {
     /// Sets a ring up and enables it, as QEMU does: size, base, addresses, kick, call, enable.
     pub fn set_up(&self, index: usize, size: u16, descriptors: u64, available: u64, used: u64) {
         self.set_up_from(0, index, size, descriptors, available, used);
+        self.enable(index, true);
     }
 
     fn set_up_from(&self, base: u16, index: usize, size: u16, descriptors: u64, available: u64, used: u64) {
@@ -276,7 +278,6 @@ impl Vm {
         self.frontend.set_vring_addr(index, &config).unwrap();
         self.frontend.set_vring_kick(index, &ring.kick).unwrap();
         self.frontend.set_vring_call(index, &ring.call).unwrap();
-        self.enable(index, true);
     }
 
     pub fn enable(&self, index: usize, enable: bool) {
@@ -295,14 +296,20 @@ impl Vm {
 
     /// Stops both rings as the pause of a machine does; the memory stays as it is. Returns where they stopped.
     pub fn pause(&mut self) -> [u16; 2] {
-        [REQUESTS, EVENTS].map(|index| self.frontend.get_vring_base(index).unwrap() as u16)
+        [REQUESTS, EVENTS].map(|index| {
+            self.enable(index, false);
+            self.frontend.get_vring_base(index).unwrap() as u16
+        })
     }
 
-    /// Lets both rings go on where they were, and kicks them as QEMU does.
+    /// Lets both rings go on where they were, as QEMU does: sets up both, enables and kicks them.
     pub fn go_on(&mut self, bases: [u16; 2]) {
         for (index, base) in bases.into_iter().enumerate() {
             let ring = &self.rings[index];
             self.set_up_from(base, index, SIZE, ring.descriptors(), ring.available(), ring.used());
+        }
+        for index in [REQUESTS, EVENTS] {
+            self.enable(index, true);
             self.kick(index);
         }
     }
