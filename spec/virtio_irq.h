@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * virtio-irq: asks the host for the real interrupt messages of assigned PCI
- * functions.
+ * functions, and has it deliver interrupts of them.
  *
  * The text that goes with these numbers is virtio-irq.md beside this file.
  */
@@ -30,7 +30,7 @@
 
 /* Feature bits */
 #define VIRTIO_IRQ_F_NATIVE			0 /* GET_MESSAGES */
-#define VIRTIO_IRQ_F_EVENT			1 /* reserved */
+#define VIRTIO_IRQ_F_EVENT			1 /* sources */
 
 /* Least value of max_vectors */
 #define VIRTIO_IRQ_MIN_MAX_VECTORS		32
@@ -40,7 +40,8 @@
  * @magic: VIRTIO_IRQ_MAGIC
  * @version: VIRTIO_IRQ_VERSION
  * @reserved0: zero
- * @max_sources: zero without VIRTIO_IRQ_F_EVENT
+ * @max_sources: greatest number of sources to hold, zero without
+ *	VIRTIO_IRQ_F_EVENT; ids of sources are below it
  * @max_vectors: greatest number of vectors that one request may name
  * @reserved1: zero
  */
@@ -53,12 +54,18 @@ struct virtio_irq_config {
 	__u8 reserved1[2];
 };
 
-/* Values of virtio_irq_req_head.type; 16 and up are reserved */
+/* Values of virtio_irq_req_head.type */
 #define VIRTIO_IRQ_REQ_LIST_FUNCTIONS		1
 #define VIRTIO_IRQ_REQ_GET_MESSAGES		2
+/* With VIRTIO_IRQ_F_EVENT */
+#define VIRTIO_IRQ_REQ_ALLOCATE			16
+#define VIRTIO_IRQ_REQ_FREE			17
+#define VIRTIO_IRQ_REQ_MASK			18
+#define VIRTIO_IRQ_REQ_UNMASK			19
+#define VIRTIO_IRQ_REQ_RESET_FUNCTION		20
 
 /* Size of the longest request */
-#define VIRTIO_IRQ_REQ_MAX_SIZE			16
+#define VIRTIO_IRQ_REQ_MAX_SIZE			24
 
 /**
  * struct virtio_irq_req_head - begins every request
@@ -81,10 +88,16 @@ struct virtio_irq_req_head {
 #define VIRTIO_IRQ_S_NOT_ISOLATED		7
 #define VIRTIO_IRQ_S_HOST_ERROR			8
 #define VIRTIO_IRQ_S_FUNCTION_GONE		9
+#define VIRTIO_IRQ_S_NO_SOURCE			10
+#define VIRTIO_IRQ_S_BUSY			11
+#define VIRTIO_IRQ_S_NO_SPACE			12
+#define VIRTIO_IRQ_S_NOT_CONTIGUOUS		13
+#define VIRTIO_IRQ_S_NOT_READY			14
 
 /**
  * struct virtio_irq_reply_head - begins every reply
- * @status: VIRTIO_IRQ_S_*; the reply ends here unless it is VIRTIO_IRQ_S_OK
+ * @status: VIRTIO_IRQ_S_*; the reply ends here unless it is VIRTIO_IRQ_S_OK and
+ *	the request has a longer one
  * @reserved: zero
  */
 struct virtio_irq_reply_head {
@@ -125,6 +138,7 @@ struct virtio_irq_function_list {
 #define VIRTIO_IRQ_FN_ISOLATED			(1 << 1)
 #define VIRTIO_IRQ_FN_STABLE			(1 << 2)
 #define VIRTIO_IRQ_FN_NATIVE			(1 << 3)
+#define VIRTIO_IRQ_FN_EVENT			(1 << 4)
 
 /**
  * struct virtio_irq_function - a PCI function that is assigned to the guest
@@ -204,10 +218,93 @@ struct virtio_irq_message {
 	__le32 generation;
 };
 
+/* How the messages of an allocation relate */
+#define VIRTIO_IRQ_LAYOUT_ANY			0
+#define VIRTIO_IRQ_LAYOUT_CONTIGUOUS		1
+
+/* How the interrupts of a source are delivered */
+#define VIRTIO_IRQ_DELIVERY_EVENT		1
+
+/**
+ * struct virtio_irq_allocate - asks for sources of a function
+ * @head: type VIRTIO_IRQ_REQ_ALLOCATE
+ * @function: id of the function
+ * @irq_type: VIRTIO_IRQ_TYPE_*
+ * @layout: VIRTIO_IRQ_LAYOUT_*
+ * @least: least number of sources that is of use, not zero
+ * @most: greatest number of sources that is of use, at most max_vectors
+ * @first: least vector that is of use
+ * @delivery: VIRTIO_IRQ_DELIVERY_*
+ * @reserved: zero
+ */
+struct virtio_irq_allocate {
+	struct virtio_irq_req_head head;
+	__le16 function;
+	__u8 irq_type;
+	__u8 layout;
+	__le16 least;
+	__le16 most;
+	__le16 first;
+	__u8 delivery;
+	__u8 reserved[5];
+};
+
+/**
+ * struct virtio_irq_source_list - reply to struct virtio_irq_allocate
+ * @head: status VIRTIO_IRQ_S_OK
+ * @count: number of struct virtio_irq_source that follow
+ * @reserved: zero
+ */
+struct virtio_irq_source_list {
+	struct virtio_irq_reply_head head;
+	__le16 count;
+	__u8 reserved[6];
+};
+
+/**
+ * struct virtio_irq_source - a source that was allocated
+ * @id: names it in requests and events, below max_sources
+ * @vector: which vector of the function it is
+ * @reserved: zero
+ * @message: what raises it, zeros for VIRTIO_IRQ_TYPE_INTX
+ */
+struct virtio_irq_source {
+	__le32 id;
+	__le16 vector;
+	__u8 reserved[2];
+	struct virtio_irq_message message;
+};
+
+/**
+ * struct virtio_irq_sources - does something with a range of sources
+ * @head: type VIRTIO_IRQ_REQ_FREE, VIRTIO_IRQ_REQ_MASK or VIRTIO_IRQ_REQ_UNMASK
+ * @first: id of the first source
+ * @count: number of sources, not zero
+ * @reserved: zero
+ */
+struct virtio_irq_sources {
+	struct virtio_irq_req_head head;
+	__le32 first;
+	__le16 count;
+	__u8 reserved[2];
+};
+
+/**
+ * struct virtio_irq_reset_function - frees all sources of a function
+ * @head: type VIRTIO_IRQ_REQ_RESET_FUNCTION
+ * @function: id of the function
+ * @reserved: zero
+ */
+struct virtio_irq_reset_function {
+	struct virtio_irq_req_head head;
+	__le16 function;
+	__u8 reserved[6];
+};
+
 /* Values of virtio_irq_event.type */
-#define VIRTIO_IRQ_EVT_INTERRUPT		1 /* reserved */
+#define VIRTIO_IRQ_EVT_INTERRUPT		1
 #define VIRTIO_IRQ_EVT_MESSAGE_CHANGED		2
-#define VIRTIO_IRQ_EVT_SOURCE_REVOKED		3 /* reserved */
+#define VIRTIO_IRQ_EVT_SOURCE_REVOKED		3
 #define VIRTIO_IRQ_EVT_FUNCTION_GONE		4
 
 /**

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Joins the device core and the host side. Knows no transport.
 
-use crate::device::{Assigned, Device, DuplicateId, Pair, Reply, Step};
-use crate::host::{HostError, HostFunction};
+use crate::deliveries::Deliveries;
+use crate::device::{Assigned, Attach, Detach, Device, DuplicateId, Pair, Quota, Reply, Step};
+use crate::host::{HostError, HostFunction, Interrupts};
 use crate::rate::Limited;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,19 +17,36 @@ use virtio_irq_proto::{FunctionId, IrqType, VectorRange};
 pub struct Bridge {
     device: Mutex<Device>,
     functions: BTreeMap<FunctionId, Box<dyn HostFunction>>,
+    deliveries: Deliveries,
     /// A guest decides how often the host side fails.
     complaints: Limited,
+}
+
+/// Why there is no device.
+#[derive(Debug, thiserror::Error)]
+pub enum BridgeError {
+    /// Two functions with one id.
+    #[error(transparent)]
+    SameId(#[from] DuplicateId),
+    /// Interrupts cannot be watched for.
+    #[error("cannot watch for interrupts: {0}")]
+    Deliveries(std::io::Error),
 }
 
 impl Bridge {
     /// A device with these functions, each with what the host knows about it.
     ///
     /// # Errors
-    /// Two functions with one id.
-    pub fn new(functions: Vec<(Assigned, Box<dyn HostFunction>)>) -> Result<Self, DuplicateId> {
-        let device = Device::new(functions.iter().map(|(assigned, _)| assigned.clone()).collect())?;
+    /// Two functions with one id; the process is out of descriptors.
+    pub fn new(functions: Vec<(Assigned, Box<dyn HostFunction>)>, quota: Quota) -> Result<Self, BridgeError> {
+        let device = Device::new(functions.iter().map(|(assigned, _)| assigned.clone()).collect(), quota)?;
         let functions = functions.into_iter().map(|(assigned, host)| (assigned.function.id, host)).collect();
-        Ok(Self { device: Mutex::new(device), functions, complaints: Limited::default() })
+        Ok(Self {
+            device: Mutex::new(device),
+            functions,
+            deliveries: Deliveries::new().map_err(BridgeError::Deliveries)?,
+            complaints: Limited::default(),
+        })
     }
 
     /// The device core. Hold it briefly, and never during a call to the host.
@@ -42,21 +60,120 @@ impl Bridge {
         let mut step = self.device().request(readable, writable);
         loop {
             step = match step {
-                Step::Done(reply) => return reply,
+                Step::Done(reply) => {
+                    let lost = self.device().take_lost();
+                    self.deliveries.close(lost.into_iter());
+                    return reply;
+                }
                 Step::ReadMessages(call) => {
-                    let result = self.read_messages(call.function(), call.vectors());
+                    let (id, vectors) = (call.function(), call.vectors());
+                    let result = self.call(id, format_args!(", {}", Range(vectors)), |function| {
+                        function.read_messages(vectors)
+                    });
                     self.device().messages_read(call, result.map_err(|error| error.failure()))
+                }
+                Step::Enable(call) => {
+                    let (irq_type, end) = (call.irq_type(), call.end());
+                    let result = self.control(call.function(), |host| host.enable(irq_type, end));
+                    self.device().enabled(call, result.map_err(|error| error.failure()))
+                }
+                Step::Attach(call) => {
+                    let result = self.attach(&call);
+                    self.device().attached(call, result.map_err(|error| error.failure()))
+                }
+                Step::Release(call) => {
+                    self.detach(call.detach());
+                    self.device().released(call)
+                }
+                Step::UnmaskPin(call) => {
+                    let result = self.control(call.function(), |host| host.unmask_pin());
+                    self.device().pin_unmasked(call, result.map_err(|error| error.failure()))
                 }
             }
         }
     }
 
-    fn read_messages(&self, id: FunctionId, vectors: VectorRange) -> Result<Vec<Pair>, HostError> {
+    /// Forgets everything about the guest, and gives the host back what the guest held.
+    pub fn reset(&self) {
+        let (held, lost) = {
+            let mut device = self.device();
+            (device.reset(), device.take_lost())
+        };
+        self.release(&held);
+        self.deliveries.close(lost.into_iter());
+    }
+
+    /// The queues stopped, for a reset or a pause; see [`Device::stopped`].
+    pub fn stop(&self) {
+        let held = self.device().stopped();
+        self.release(&held);
+    }
+
+    fn release(&self, held: &[Detach]) {
+        for detach in held {
+            self.detach(detach);
+        }
+    }
+
+    /// Tells the device core which sources fired since the last call. Returns whether there may be more.
+    pub fn collect(&self) -> bool {
+        let mut device = self.device();
+        self.deliveries.close(device.take_lost().into_iter());
+        self.deliveries.fired(|source| device.fired(source)).unwrap_or_else(|error| {
+            self.complaints.run(|| warn!("cannot look for interrupts: {error}"));
+            false
+        })
+    }
+
+    /// What is readable when [`Bridge::collect`] has something to do.
+    pub fn deliveries(&self) -> &Deliveries {
+        &self.deliveries
+    }
+
+    fn attach(&self, call: &Attach) -> Result<Vec<Pair>, HostError> {
+        let sources = call.vectors().iter().map(|(_, source)| *source);
+        self.deliveries.open(sources.clone()).map_err(HostError::failed("make eventfds for its sources"))?;
+        let vectors = call.vectors().iter().map(|(vector, _)| *vector);
+        let result = self.deliveries.with(sources.clone(), |fds| {
+            let triggers: Vec<_> = vectors.zip(fds.iter().copied()).collect();
+            self.control(call.function(), |host| host.attach(call.irq_type(), &triggers))
+        });
+        if result.is_err() {
+            self.deliveries.close(sources);
+        }
+        result
+    }
+
+    /// What fails here is reported and given up: the sources are the driver's no more, whatever the host does.
+    fn detach(&self, detach: &Detach) {
+        let vectors: Vec<u16> = detach.vectors.iter().map(|(vector, _)| *vector).collect();
+        let result =
+            self.control(detach.function, |host| host.detach(detach.irq_type, &vectors, detach.last));
+        // The failure was logged.
+        drop(result);
+        self.deliveries.close(detach.vectors.iter().map(|(_, source)| *source));
+    }
+
+    fn control<R>(
+        &self,
+        id: FunctionId,
+        call: impl FnOnce(&dyn Interrupts) -> Result<R, HostError>,
+    ) -> Result<R, HostError> {
+        self.call(id, format_args!(""), |function| {
+            function.interrupts().map_or(Err(HostError::NotReady), call)
+        })
+    }
+
+    fn call<R>(
+        &self,
+        id: FunctionId,
+        about: fmt::Arguments<'_>,
+        call: impl FnOnce(&dyn HostFunction) -> Result<R, HostError>,
+    ) -> Result<R, HostError> {
         let function = self.functions.get(&id).ok_or(HostError::Gone)?;
-        let result = function.read_messages(vectors);
+        let result = call(function.as_ref());
         if let Err(error @ (HostError::Failed { .. } | HostError::Gone)) = &result {
-            let range = Range(vectors);
-            self.complaints.run(|| warn!("{}, {range}: {error}", function.name()));
+            self.complaints.run(|| warn!("{}{about}: {error}", function.name()));
         }
         result
     }

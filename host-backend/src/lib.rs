@@ -2,12 +2,13 @@
 //! vhost-user backend of the virtio-irq device.
 //!
 //! [`device`] decides what the device answers, without any I/O. [`host`] knows the functions of the platform, and
-//! [`vfio`] their interrupts on a device that the VMM has open.
-//! [`bridge`] joins the two, [`vhost_user`] puts them behind virtqueues, [`serve`] brings the frontends, and
+//! [`vfio`] their interrupts on a device that the VMM has open. [`bridge`] joins the two, [`deliveries`] watches for
+//! interrupts, [`vhost_user`] puts them behind virtqueues, [`serve`] brings the frontends, and
 //! [`cli`] is the program around it all.
 
 pub mod bridge;
 pub mod cli;
+pub mod deliveries;
 pub mod device;
 pub mod host;
 mod rate;

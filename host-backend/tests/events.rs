@@ -11,16 +11,19 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use tempfile::TempDir;
 use vhost_device_irq::bridge::Bridge;
-use vhost_device_irq::device::Assigned;
+use vhost_device_irq::device::{Assigned, Quota};
 use vhost_device_irq::host::sim::{KINDS, SimFunction};
 use vhost_device_irq::host::{Description, HostFunction};
 use vhost_device_irq::serve::{Stop, Transport, serve};
-use virtio_irq_proto::{Function, FunctionFlags, FunctionId};
+use virtio_irq_proto::{Function, FunctionFlags, FunctionId, SourceId};
+
+const QUOTA: Quota = Quota { guest: 40, function: 32 };
 
 const OK: [u8; 2] = [0, 0];
 const NOT_ENABLED: [u8; 8] = [6, 0, 0, 0, 0, 0, 0, 0];
 const HOST_ERROR: [u8; 8] = [8, 0, 0, 0, 0, 0, 0, 0];
 const FUNCTION_GONE: [u8; 8] = [9, 0, 0, 0, 0, 0, 0, 0];
+const NO_SOURCE: [u8; 8] = [10, 0, 0, 0, 0, 0, 0, 0];
 const GONE_0: [u8; 16] = [4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 const GONE_7: [u8; 16] = [4, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
@@ -36,7 +39,7 @@ struct Host {
 fn assigned(id: u16, what: Description) -> Assigned {
     let function = Function {
         id: FunctionId(id),
-        flags: FunctionFlags::NATIVE,
+        flags: FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true),
         guest_address: None,
         ids: what.ids,
         intx_count: what.intx_count,
@@ -53,7 +56,7 @@ impl Host {
             let host: Box<dyn HostFunction> = Box::new(function.clone());
             (assigned(id, function.describe()), host)
         });
-        let bridge = Arc::new(Bridge::new(served.collect()).unwrap());
+        let bridge = Arc::new(Bridge::new(served.collect(), QUOTA).unwrap());
         let directory = TempDir::new().unwrap();
         let socket = directory.path().join("irq.sock");
         let transport = Transport::bind(&socket).unwrap();
@@ -219,4 +222,113 @@ fn a_range_is_told_whole_or_not_at_all() {
     assert_eq!(vm.ask(&get_messages(7, 1, 5, 4), 80), NOT_ENABLED);
     assert_eq!(vm.ask(&get_messages(7, 1, 8, 1), 32), NOT_ENABLED);
     host.stop();
+}
+
+fn interrupt(function: u8, source: u8) -> [u8; 16] {
+    [1, 0, function, 0, source, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+}
+
+fn revoked(function: u8, source: u8) -> [u8; 16] {
+    [3, 0, function, 0, source, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+}
+
+#[test]
+fn a_source_that_fires_is_told_and_one_that_is_masked_is_told_later() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    assert_eq!(vm.ask(&allocate(7, 3), 16 + 3 * 24)[..10], [0, 0, 0, 0, 0, 0, 0, 0, 3, 0]);
+    assert_eq!(host.functions[1].attached(), [0, 1, 2]);
+    assert_eq!(vm.ask(&sources(18, 1, 1), 8), [0; 8]);
+    offer(&mut vm, &[16, 64]);
+    assert!(host.functions[1].fire(1) && host.functions[1].fire(2));
+    assert_eq!(vm.wait_used(EVENTS), (0, 16));
+    assert_eq!(buffer(&vm, 0)[..16], interrupt(7, 2));
+    assert_eq!(vm.ask(&sources(19, 1, 2), 8), [0; 8]);
+    assert_eq!(vm.wait_used(EVENTS), (1, 16));
+    assert_eq!(buffer(&vm, 1)[..16], interrupt(7, 1));
+    assert_eq!(vm.ask(&sources(17, 0, 3), 8), [0; 8]);
+    assert_eq!((host.functions[1].attached(), host.functions[1].enabled_for_sources()), (vec![], None));
+    host.stop();
+}
+
+/// The machine is paused: the driver does not notice, except that its sources ended.
+#[test]
+fn a_pause_keeps_what_waits_to_be_told_and_ends_sources_aloud() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    let before = vm.ask(&get_messages(7, 1, 5, 1), 32);
+    assert_eq!(vm.ask(&allocate(7, 2), 64)[..2], OK);
+    remove(&host, &mut vm, 0);
+    let bases = vm.pause();
+    assert_eq!(bases, [3, 0]);
+    assert_eq!((host.functions[1].attached(), host.functions[1].enabled_for_sources()), (vec![], None));
+    vm.go_on(bases);
+    offer(&mut vm, &[64]);
+    assert_eq!(vm.wait_used(EVENTS), (0, 48));
+    assert_eq!(buffer(&vm, 0)[..48], [GONE_0, revoked(7, 0), revoked(7, 1)].concat());
+    assert_eq!(vm.ask(&get_messages(7, 1, 5, 1), 32), before, "the same generation");
+    assert_eq!(vm.ask(&sources(17, 0, 2), 8), [0; 8]);
+    assert_eq!(vm.ask(&allocate(7, 2), 64)[..2], OK);
+    host.stop();
+}
+
+#[test]
+fn a_reset_gives_sources_back_at_once_and_the_next_driver_hears_nothing_of_them() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    assert_eq!(vm.ask(&allocate(7, 2), 64)[..2], OK);
+    vm.stop_ring(REQUESTS);
+    vm.stop_ring(EVENTS);
+    assert_eq!((host.functions[1].attached(), host.functions[1].enabled_for_sources()), (vec![], None));
+    // The event queue first: nothing is told before it is known who is there.
+    vm.start_ring(EVENTS);
+    offer(&mut vm, &[64]);
+    vm.start_ring(REQUESTS);
+    assert_eq!(vm.ask(&sources(17, 0, 1), 8), NO_SOURCE);
+    assert_eq!(vm.take_used(EVENTS), None);
+    host.stop();
+}
+
+/// A driver can have made a multiple of 65,536 requests; its event queue tells that it is not new.
+#[test]
+fn a_request_queue_that_wrapped_around_is_no_new_driver_while_the_event_queue_goes_on() {
+    let host = Host::start();
+    let mut vm = Vm::connect_at(&host.socket, u16::MAX - 1);
+    offer(&mut vm, &[16]);
+    remove(&host, &mut vm, 0);
+    assert_eq!(vm.wait_used(EVENTS), (0, 16));
+    remove(&host, &mut vm, 1);
+    let bases = vm.pause();
+    assert_eq!(bases, [0, 1]);
+    vm.go_on(bases);
+    offer(&mut vm, &[16]);
+    assert_eq!(vm.wait_used(EVENTS), (0, 16));
+    assert_eq!(buffer(&vm, 0)[..16], GONE_7);
+    host.stop();
+}
+
+#[test]
+fn what_is_kept_for_a_source_goes_with_it_however_it_ends() {
+    let function = SimFunction::new("wifi", KINDS[1].ids, 32, 0, 7);
+    let host: Box<dyn HostFunction> = Box::new(function.clone());
+    let bridge = Bridge::new(vec![(assigned(7, function.describe()), host)], QUOTA).unwrap();
+    bridge.device().negotiated(3);
+    let open = || bridge.deliveries().with((0..40).map(SourceId), |fds| fds.len());
+    let ask = |request: &[u8]| bridge.answer(request, 1 << 16).bytes().to_vec();
+    assert_eq!(ask(&allocate(7, 30))[..2], OK);
+    assert_eq!(open(), 30);
+    assert_eq!(ask(&sources(17, 3, 5)), [0; 8]);
+    assert_eq!(open(), 25);
+    bridge.stop();
+    assert_eq!(open(), 0);
+    bridge.reset();
+    assert_eq!(ask(&allocate(7, 4))[..2], OK);
+    bridge.device().revoked(FunctionId(7));
+    bridge.collect();
+    assert_eq!(open(), 0);
+    assert_eq!(ask(&sources(17, 0, 4)), [0; 8]);
+    assert_eq!(ask(&allocate(7, 4))[..2], OK);
+    function.remove();
+    assert_eq!(ask(&get_messages(7, 1, 0, 1)), FUNCTION_GONE);
+    assert_eq!(open(), 0);
 }

@@ -2,7 +2,7 @@
 //! Events: what the device says unasked.
 
 use crate::wire::{self, event_type};
-use crate::{FunctionId, IrqType, VectorRange};
+use crate::{FunctionId, IrqType, SourceId, VectorRange};
 use core::num::NonZeroU16;
 
 /// One record of an event buffer.
@@ -10,6 +10,20 @@ use core::num::NonZeroU16;
 /// A driver ignores records that [`Event::parse`] does not know (IRQ-DRV-12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// A source fired, once or more often since its last event.
+    Interrupt {
+        /// Whose source.
+        function: FunctionId,
+        /// Which source.
+        source: SourceId,
+    },
+    /// The device lost a source: it delivers nothing any more and is to be freed.
+    SourceRevoked {
+        /// Whose source.
+        function: FunctionId,
+        /// Which source.
+        source: SourceId,
+    },
     /// Messages that were told before are not valid any more: fetch and program them again.
     MessageChanged {
         /// Whose messages.
@@ -31,7 +45,10 @@ impl Event {
     /// Reads one record; `None` for a type that is unknown or a field with a value that its definition does not have.
     pub fn parse(raw: &wire::Event) -> Option<Self> {
         let function = FunctionId(raw.function.get());
+        let source = SourceId(raw.source.get());
         match raw.kind.get() {
+            event_type::INTERRUPT => Some(Self::Interrupt { function, source }),
+            event_type::SOURCE_REVOKED => Some(Self::SourceRevoked { function, source }),
             event_type::MESSAGE_CHANGED => {
                 let irq_type = IrqType::from_wire(raw.irq_type)?;
                 let vectors = VectorRange::of_messages(irq_type, raw.first.get(), raw.count.get()).ok()?;
@@ -45,6 +62,18 @@ impl Event {
     /// The record as it lies in a buffer.
     pub fn to_wire(self) -> wire::Event {
         match self {
+            Self::Interrupt { function, source } => wire::Event {
+                kind: event_type::INTERRUPT.into(),
+                function: function.0.into(),
+                source: source.0.into(),
+                ..Default::default()
+            },
+            Self::SourceRevoked { function, source } => wire::Event {
+                kind: event_type::SOURCE_REVOKED.into(),
+                function: function.0.into(),
+                source: source.0.into(),
+                ..Default::default()
+            },
             Self::MessageChanged { function, vectors: VectorRange { irq_type, first, count } } => {
                 wire::Event {
                     kind: event_type::MESSAGE_CHANGED.into(),

@@ -72,6 +72,8 @@ impl FunctionFlags {
     pub const STABLE: Self = Self(1 << 2);
     /// `VIRTIO_IRQ_FN_NATIVE`: the device can tell the function's messages.
     pub const NATIVE: Self = Self(1 << 3);
+    /// `VIRTIO_IRQ_FN_EVENT`: the device can allocate sources of the function.
+    pub const EVENT: Self = Self(1 << 4);
 
     /// Flags from the wire; unknown bits are kept, and ignored by everything here.
     pub const fn from_bits(bits: u16) -> Self {
@@ -86,6 +88,12 @@ impl FunctionFlags {
     /// Whether all of `other` is set.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// These flags but not `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// These flags and `other`, if `condition` holds.
@@ -126,7 +134,7 @@ impl Function {
 
     /// The function as it lies in a reply.
     pub fn to_wire(&self) -> wire::Function {
-        let known = FunctionFlags(self.flags.0 & !FunctionFlags::GUEST_ADDRESS.0);
+        let known = self.flags.without(FunctionFlags::GUEST_ADDRESS);
         wire::Function {
             id: self.id.0.into(),
             flags: known.with(FunctionFlags::GUEST_ADDRESS, self.guest_address.is_some()).0.into(),

@@ -22,14 +22,16 @@ mod event;
 mod function;
 mod reply;
 mod request;
+mod source;
 mod vector;
 pub mod wire;
 
 pub use config::{Config, ConfigError};
 pub use event::Event;
 pub use function::{Function, FunctionFlags, FunctionId, PciAddress, PciIds};
-pub use reply::{FunctionList, MessageList, ReplyError, Status, read_head};
-pub use request::{GetMessages, ListFunctions, Request};
+pub use reply::{FunctionList, MessageList, ReplyError, SourceList, Status, read_done, read_head};
+pub use request::{Allocate, GetMessages, ListFunctions, Request, ResetFunction, SourceRequest};
+pub use source::{Delivery, Layout, Source, SourceId, SourceRange};
 pub use vector::{IrqType, Message, VectorRange};
 
 /// Virtio device id. Experimental: the virtio specification has no id for this device, and 37 is unassigned there.
@@ -56,6 +58,5 @@ pub const QUEUE_COUNT: u16 = 2;
 /// Feature bit: the device tells the messages of vectors that the VMM delivers (GET_MESSAGES).
 pub const F_NATIVE: u32 = 0;
 
-/// Feature bit: the device allocates sources and delivers them through the event queue. Requests and rules of this
-/// feature are not settled yet; no device offers it.
+/// Feature bit: the device allocates sources and delivers them through the event queue.
 pub const F_EVENT: u32 = 1;

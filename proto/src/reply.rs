@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Replies: what the device answers.
 
-use crate::wire::{self, FunctionListHead, MessageListHead, ReplyHead};
+use crate::wire::{self, FunctionListHead, MessageListHead, ReplyHead, SourceListHead};
 use core::fmt;
 use zerocopy::FromBytes;
 
@@ -29,11 +29,22 @@ pub enum Status {
     HostError = 8,
     /// The function is gone from the host.
     FunctionGone = 9,
+    /// Not all of these sources are the driver's.
+    NoSource = 10,
+    /// The function's interrupts are in use in a way that excludes this one: enabled in its own capability, or
+    /// allocated as sources of another type.
+    Busy = 11,
+    /// Fewer sources are left than the least that was asked for.
+    NoSpace = 12,
+    /// The host gives no block of consecutive messages.
+    NotContiguous = 13,
+    /// The VMM did not hand the function to the device yet. The same request may work later.
+    NotReady = 14,
 }
 
 impl Status {
     /// Every status, in the order of the numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 15] = [
         Self::Ok,
         Self::Unsupported,
         Self::Invalid,
@@ -44,6 +55,11 @@ impl Status {
         Self::NotIsolated,
         Self::HostError,
         Self::FunctionGone,
+        Self::NoSource,
+        Self::Busy,
+        Self::NoSpace,
+        Self::NotContiguous,
+        Self::NotReady,
     ];
 
     /// The status with this number on the wire.
@@ -75,6 +91,11 @@ impl fmt::Display for Status {
             Self::NotIsolated => "the function is not isolated and the host refuses that",
             Self::HostError => "the host failed",
             Self::FunctionGone => "the function is gone",
+            Self::NoSource => "there is no such source",
+            Self::Busy => "the function's interrupts are in use otherwise",
+            Self::NoSpace => "fewer sources are left than asked for",
+            Self::NotContiguous => "the host gives no consecutive messages",
+            Self::NotReady => "the host cannot reach the function yet",
         })
     }
 }
@@ -163,6 +184,39 @@ impl<'a> MessageList<'a> {
         let (head, rest) = MessageListHead::read_from_prefix(used).map_err(|_| ReplyError::Malformed)?;
         Ok(Self { messages: elements(rest, head.count.get())? })
     }
+}
+
+/// Reply to `ALLOCATE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceList<'a> {
+    /// The sources, in ascending order of their vectors and of their ids.
+    pub sources: &'a [wire::Source],
+}
+
+impl<'a> SourceList<'a> {
+    /// Reads the bytes that the device says it wrote.
+    ///
+    /// # Errors
+    /// Any status but [`Status::Ok`]; a length that `count` does not explain; vectors or ids that do not ascend
+    /// (IRQ-DRV-33).
+    pub fn parse(used: &'a [u8]) -> Result<Self, ReplyError> {
+        read_head(used)?;
+        let (head, rest) = SourceListHead::read_from_prefix(used).map_err(|_| ReplyError::Malformed)?;
+        let sources = elements::<wire::Source>(rest, head.count.get())?;
+        if !sources.is_sorted_by(|a, b| a.vector.get() < b.vector.get() && a.id.get() < b.id.get()) {
+            return Err(ReplyError::Malformed);
+        }
+        Ok(Self { sources })
+    }
+}
+
+/// Reads a reply that is only a head: that of every request without a result.
+///
+/// # Errors
+/// Any status but [`Status::Ok`]; another length.
+pub fn read_done(used: &[u8]) -> Result<(), ReplyError> {
+    read_head(used)?;
+    if used.len() == size_of::<ReplyHead>() { Ok(()) } else { Err(ReplyError::Malformed) }
 }
 
 fn elements<T>(rest: &[u8], count: u16) -> Result<&[T], ReplyError>

@@ -2,7 +2,10 @@
 //! Requests: what a driver asks.
 
 use crate::wire::{self, RequestHead, request_type};
-use crate::{FunctionId, FunctionList, IrqType, MessageList, ReplyError, Status, VectorRange};
+use crate::{
+    Delivery, FunctionId, FunctionList, IrqType, Layout, MessageList, ReplyError, SourceList, SourceRange,
+    Status, VectorRange, read_done,
+};
 use core::num::NonZeroU16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -13,6 +16,16 @@ pub enum Request {
     ListFunctions(ListFunctions),
     /// Which messages raise these vectors?
     GetMessages(GetMessages),
+    /// Give me sources.
+    Allocate(Allocate),
+    /// I need these sources no more.
+    Free(SourceRange),
+    /// Hold these sources' interrupts back.
+    Mask(SourceRange),
+    /// Deliver these sources' interrupts, and what was held back.
+    Unmask(SourceRange),
+    /// I need no source of this function any more.
+    ResetFunction(ResetFunction),
 }
 
 /// Asks for functions, in ascending order of their ids.
@@ -33,9 +46,46 @@ pub struct GetMessages {
     pub vectors: VectorRange,
 }
 
+/// Asks for sources of a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allocate {
+    /// Whose vectors.
+    pub function: FunctionId,
+    /// Of which type.
+    pub irq_type: IrqType,
+    /// How their messages must relate.
+    pub layout: Layout,
+    /// Least number of sources that is of use.
+    pub least: NonZeroU16,
+    /// Greatest number of sources that is of use, at least `least`.
+    pub most: NonZeroU16,
+    /// Least vector of interest.
+    pub first: u16,
+    /// How their interrupts are delivered.
+    pub delivery: Delivery,
+}
+
+/// Does something with a range of sources: frees, masks or unmasks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceRequest {
+    /// FREE
+    Free,
+    /// MASK
+    Mask,
+    /// UNMASK
+    Unmask,
+}
+
+/// Frees all sources of a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResetFunction {
+    /// Whose sources.
+    pub function: FunctionId,
+}
+
 impl Request {
     /// Size in bytes of the longest request. A driver's buffer of this size holds any of them.
-    pub const MAX_SIZE: usize = 16;
+    pub const MAX_SIZE: usize = size_of::<wire::Allocate>();
 
     /// Reads the device-readable part of a chain.
     ///
@@ -61,6 +111,16 @@ impl Request {
                 let vectors = VectorRange::of_messages(irq_type, raw.first.get(), raw.count.get())?;
                 Ok(Self::GetMessages(GetMessages { function: FunctionId(raw.function.get()), vectors }))
             }
+            request_type::ALLOCATE => Allocate::parse(bytes).map(Self::Allocate),
+            request_type::FREE => source_range(bytes).map(Self::Free),
+            request_type::MASK => source_range(bytes).map(Self::Mask),
+            request_type::UNMASK => source_range(bytes).map(Self::Unmask),
+            request_type::RESET_FUNCTION => {
+                let raw: wire::ResetFunction = exact(bytes)?;
+                zero(&raw.head.reserved)?;
+                zero(&raw.reserved)?;
+                Ok(Self::ResetFunction(ResetFunction { function: FunctionId(raw.function.get()) }))
+            }
             _ => Err(Status::Unsupported),
         }
     }
@@ -70,6 +130,10 @@ impl Request {
         match self {
             Self::ListFunctions(list) => list.reply_size(),
             Self::GetMessages(get) => get.reply_size(),
+            Self::Allocate(allocate) => allocate.reply_size(),
+            Self::Free(_) | Self::Mask(_) | Self::Unmask(_) | Self::ResetFunction(_) => {
+                size_of::<wire::ReplyHead>()
+            }
         }
     }
 }
@@ -133,6 +197,114 @@ impl GetMessages {
         let list = MessageList::parse(used)?;
         if list.messages.len() == self.vectors.len() { Ok(list) } else { Err(ReplyError::Malformed) }
     }
+}
+
+impl Allocate {
+    fn parse(bytes: &[u8]) -> Result<Self, Status> {
+        let raw: wire::Allocate = exact(bytes)?;
+        zero(&raw.head.reserved)?;
+        zero(&raw.reserved)?;
+        let least = NonZeroU16::new(raw.least.get()).ok_or(Status::Invalid)?;
+        let most = NonZeroU16::new(raw.most.get()).filter(|most| *most >= least).ok_or(Status::Invalid)?;
+        Ok(Self {
+            function: FunctionId(raw.function.get()),
+            irq_type: IrqType::from_wire(raw.irq_type).ok_or(Status::Invalid)?,
+            layout: Layout::from_wire(raw.layout).ok_or(Status::Invalid)?,
+            least,
+            most,
+            first: raw.first.get(),
+            delivery: Delivery::from_wire(raw.delivery).ok_or(Status::Invalid)?,
+        })
+    }
+
+    /// Number of device-writable bytes that the request needs.
+    pub fn reply_size(&self) -> usize {
+        size_of::<wire::Source>()
+            .saturating_mul(usize::from(self.most.get()))
+            .saturating_add(size_of::<wire::SourceListHead>())
+    }
+
+    /// The request as it lies in memory.
+    pub fn to_wire(self) -> wire::Allocate {
+        wire::Allocate {
+            head: head(request_type::ALLOCATE),
+            function: self.function.0.into(),
+            irq_type: self.irq_type.to_wire(),
+            layout: self.layout.to_wire(),
+            least: self.least.get().into(),
+            most: self.most.get().into(),
+            first: self.first.into(),
+            delivery: self.delivery.to_wire(),
+            ..Default::default()
+        }
+    }
+
+    /// Reads the reply to this request; `used` are the bytes that the device says it wrote.
+    ///
+    /// # Errors
+    /// Those of [`SourceList::parse`]; fewer sources than `least` or more than `most`; a vector below `first`; where a
+    /// block was asked for, sources that are none (IRQ-DRV-33).
+    pub fn parse_reply<'a>(&self, used: &'a [u8]) -> Result<SourceList<'a>, ReplyError> {
+        let list = SourceList::parse(used)?;
+        let wanted = usize::from(self.least.get())..=usize::from(self.most.get());
+        let begins_in_range = list.sources.first().is_some_and(|source| source.vector.get() >= self.first);
+        let as_laid_out = self.layout == Layout::Any || list.sources.is_sorted_by(follow);
+        if wanted.contains(&list.sources.len()) && begins_in_range && as_laid_out {
+            Ok(list)
+        } else {
+            Err(ReplyError::Malformed)
+        }
+    }
+}
+
+/// Whether `b` is the source after `a` in a block.
+fn follow(a: &wire::Source, b: &wire::Source) -> bool {
+    a.vector.get().checked_add(1) == Some(b.vector.get())
+        && a.message.address == b.message.address
+        && a.message.data.get().checked_add(1) == Some(b.message.data.get())
+}
+
+impl SourceRequest {
+    /// The request for these sources as it lies in memory.
+    pub fn to_wire(self, sources: SourceRange) -> wire::Sources {
+        let kind = match self {
+            Self::Free => request_type::FREE,
+            Self::Mask => request_type::MASK,
+            Self::Unmask => request_type::UNMASK,
+        };
+        wire::Sources {
+            head: head(kind),
+            first: sources.first.0.into(),
+            count: sources.count.get().into(),
+            ..Default::default()
+        }
+    }
+
+    /// Reads the reply.
+    ///
+    /// # Errors
+    /// Those of [`read_done`].
+    pub fn parse_reply(self, used: &[u8]) -> Result<(), ReplyError> {
+        read_done(used)
+    }
+}
+
+impl ResetFunction {
+    /// The request as it lies in memory.
+    pub fn to_wire(self) -> wire::ResetFunction {
+        wire::ResetFunction {
+            head: head(request_type::RESET_FUNCTION),
+            function: self.function.0.into(),
+            ..Default::default()
+        }
+    }
+}
+
+fn source_range(bytes: &[u8]) -> Result<SourceRange, Status> {
+    let raw: wire::Sources = exact(bytes)?;
+    zero(&raw.head.reserved)?;
+    zero(&raw.reserved)?;
+    SourceRange::new(raw.first.get(), raw.count.get())
 }
 
 fn head(kind: u16) -> RequestHead {

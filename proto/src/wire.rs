@@ -49,6 +49,16 @@ pub mod request_type {
     pub const LIST_FUNCTIONS: u16 = 1;
     /// `VIRTIO_IRQ_REQ_GET_MESSAGES`
     pub const GET_MESSAGES: u16 = 2;
+    /// `VIRTIO_IRQ_REQ_ALLOCATE`
+    pub const ALLOCATE: u16 = 16;
+    /// `VIRTIO_IRQ_REQ_FREE`
+    pub const FREE: u16 = 17;
+    /// `VIRTIO_IRQ_REQ_MASK`
+    pub const MASK: u16 = 18;
+    /// `VIRTIO_IRQ_REQ_UNMASK`
+    pub const UNMASK: u16 = 19;
+    /// `VIRTIO_IRQ_REQ_RESET_FUNCTION`
+    pub const RESET_FUNCTION: u16 = 20;
 }
 
 wire_struct! {
@@ -80,6 +90,56 @@ wire_struct! {
         first: U16,
         /// Number of vectors, at least 1.
         count: U16,
+    }
+}
+
+wire_struct! {
+    /// `struct virtio_irq_allocate`: asks for sources of a function.
+    Allocate, 24 {
+        /// Type [`request_type::ALLOCATE`].
+        head: RequestHead,
+        /// Function id.
+        function: U16,
+        /// 0 INTx, 1 MSI, 2 MSI-X.
+        irq_type: u8,
+        /// A [`crate::Layout`].
+        layout: u8,
+        /// Least number of sources that is of use, at least 1.
+        least: U16,
+        /// Greatest number of sources that is of use, at least `least` and at most `max_vectors`.
+        most: U16,
+        /// Least vector of interest.
+        first: U16,
+        /// A [`crate::Delivery`].
+        delivery: u8,
+        /// Zero.
+        reserved: [u8; 5],
+    }
+}
+
+wire_struct! {
+    /// `struct virtio_irq_sources`: frees, masks or unmasks a range of sources.
+    Sources, 16 {
+        /// Type [`request_type::FREE`], [`request_type::MASK`] or [`request_type::UNMASK`].
+        head: RequestHead,
+        /// First source id.
+        first: U32,
+        /// Number of sources, at least 1.
+        count: U16,
+        /// Zero.
+        reserved: [u8; 2],
+    }
+}
+
+wire_struct! {
+    /// `struct virtio_irq_reset_function`: frees all sources of a function.
+    ResetFunction, 16 {
+        /// Type [`request_type::RESET_FUNCTION`].
+        head: RequestHead,
+        /// Function id.
+        function: U16,
+        /// Zero.
+        reserved: [u8; 6],
     }
 }
 
@@ -162,6 +222,32 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// `struct virtio_irq_source_list`: reply to `ALLOCATE`, followed by `count` [`Source`]s.
+    SourceListHead, 16 {
+        /// Status `OK`.
+        head: ReplyHead,
+        /// Number of sources that follow: from `least` to `most` of the request.
+        count: U16,
+        /// Zero.
+        reserved: [u8; 6],
+    }
+}
+
+wire_struct! {
+    /// `struct virtio_irq_source`: one source that was allocated.
+    Source, 24 {
+        /// Source id.
+        id: U32,
+        /// Vector of the function.
+        vector: U16,
+        /// Zero.
+        reserved: [u8; 2],
+        /// What raises it; zeros for INTx.
+        message: Message,
+    }
+}
+
+wire_struct! {
     /// `struct virtio_irq_event`: one record in an event buffer.
     Event, 16 {
         /// One of the event types in [`event_type`].
@@ -183,11 +269,11 @@ wire_struct! {
 
 /// Values of [`Event::kind`].
 pub mod event_type {
-    /// `VIRTIO_IRQ_EVT_INTERRUPT`: reserved for [`crate::F_EVENT`].
+    /// `VIRTIO_IRQ_EVT_INTERRUPT`
     pub const INTERRUPT: u16 = 1;
     /// `VIRTIO_IRQ_EVT_MESSAGE_CHANGED`
     pub const MESSAGE_CHANGED: u16 = 2;
-    /// `VIRTIO_IRQ_EVT_SOURCE_REVOKED`: reserved for [`crate::F_EVENT`].
+    /// `VIRTIO_IRQ_EVT_SOURCE_REVOKED`
     pub const SOURCE_REVOKED: u16 = 3;
     /// `VIRTIO_IRQ_EVT_FUNCTION_GONE`
     pub const FUNCTION_GONE: u16 = 4;

@@ -3,10 +3,11 @@
 #![cfg(test)]
 
 use std::num::NonZeroU16;
-use virtio_irq_proto::wire::{FunctionListHead, MessageListHead};
+use virtio_irq_proto::wire::{FunctionListHead, MessageListHead, SourceListHead};
 use virtio_irq_proto::{
-    Config, Event, Function, FunctionFlags, FunctionId, GetMessages, IrqType, ListFunctions, MAGIC, Message,
-    PciAddress, PciIds, Status, VectorRange,
+    Allocate, Config, Delivery, Event, Function, FunctionFlags, FunctionId, GetMessages, IrqType, Layout,
+    ListFunctions, MAGIC, Message, PciAddress, PciIds, ResetFunction, Source, SourceId, SourceRange,
+    SourceRequest, Status, VectorRange,
 };
 use zerocopy::IntoBytes;
 
@@ -42,9 +43,66 @@ fn get_messages_carries_function_type_and_range() {
 }
 
 #[test]
+fn allocate_carries_what_is_wanted_and_how() {
+    let request = Allocate {
+        function: FunctionId(0x0102),
+        irq_type: IrqType::Msix,
+        layout: Layout::Contiguous,
+        least: NonZeroU16::new(0x0304).unwrap(),
+        most: NonZeroU16::new(0x0506).unwrap(),
+        first: 0x0708,
+        delivery: Delivery::Event,
+    };
+    #[rustfmt::skip]
+    let expected = [
+        16, 0, 0, 0, 0, 0, 0, 0, 2, 1, 2, 1, 4, 3, 6, 5,
+        8, 7, 1, 0, 0, 0, 0, 0,
+    ];
+    assert_eq!(request.to_wire().as_bytes(), expected);
+    assert_eq!(request.reply_size(), 16 + 24 * 0x506);
+}
+
+#[test]
+fn the_requests_for_sources_carry_a_range() {
+    let range = SourceRange::new(0x0102_0304, 0x0506).unwrap();
+    for (request, kind) in [(SourceRequest::Free, 17), (SourceRequest::Mask, 18), (SourceRequest::Unmask, 19)]
+    {
+        let bytes = [kind, 0, 0, 0, 0, 0, 0, 0, 4, 3, 2, 1, 6, 5, 0, 0];
+        assert_eq!(request.to_wire(range).as_bytes(), bytes);
+    }
+}
+
+#[test]
+fn reset_function_carries_a_function() {
+    let request = ResetFunction { function: FunctionId(0x0102) };
+    assert_eq!(request.to_wire().as_bytes(), [20, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn a_source_list_begins_with_its_count() {
+    let head = SourceListHead { count: 0x0102.into(), ..Default::default() };
+    assert_eq!(head.as_bytes(), [0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn a_source_is_id_vector_message() {
+    let source = Source {
+        id: SourceId(0x0102_0304),
+        vector: 0x0506,
+        message: Message { address: 0x0000_0001_fee0_0578, data: 3, generation: 0x0708_090a },
+    };
+    #[rustfmt::skip]
+    let expected = [
+        4, 3, 2, 1, 6, 5, 0, 0,
+        0x78, 0x05, 0xe0, 0xfe, 1, 0, 0, 0, 3, 0, 0, 0, 0x0a, 9, 8, 7,
+    ];
+    assert_eq!(source.to_wire().as_bytes(), expected);
+}
+
+#[test]
 fn a_refusal_is_a_status_and_six_zeros() {
     let bytes = Status::ALL.map(|status| <[u8; 8]>::try_from(status.to_head().as_bytes()).unwrap());
-    assert_eq!(bytes.map(|head| head[0]), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(bytes.map(|head| head[0]), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
     assert!(bytes.iter().all(|head| head[1..] == [0; 7]));
 }
 
@@ -101,6 +159,11 @@ fn an_event_names_what_it_is_about() {
         vectors: vectors(IrqType::Msi, 0x0304, 0x0506),
     };
     assert_eq!(changed.to_wire().as_bytes(), [2, 0, 2, 1, 0, 0, 0, 0, 4, 3, 6, 5, 1, 0, 0, 0]);
+    let (function, source) = (FunctionId(0x0102), SourceId(0x0304_0506));
+    let interrupt = Event::Interrupt { function, source };
+    assert_eq!(interrupt.to_wire().as_bytes(), [1, 0, 2, 1, 6, 5, 4, 3, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let revoked = Event::SourceRevoked { function, source };
+    assert_eq!(revoked.to_wire().as_bytes(), [3, 0, 2, 1, 6, 5, 4, 3, 0, 0, 0, 0, 0, 0, 0, 0]);
     let gone = Event::FunctionGone { function: FunctionId(0x0102) };
     assert_eq!(gone.to_wire().as_bytes(), [4, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 }

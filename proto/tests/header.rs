@@ -10,8 +10,8 @@ use std::mem::{offset_of, size_of};
 use std::process::Command;
 use virtio_irq_proto::wire::{self, event_type, request_type};
 use virtio_irq_proto::{
-    Config, DEVICE_ID, EVENT_QUEUE, F_EVENT, F_NATIVE, FunctionFlags, IrqType, MAGIC, QUEUE_COUNT,
-    REQUEST_QUEUE, Request, Status, VERSION,
+    Config, DEVICE_ID, Delivery, EVENT_QUEUE, F_EVENT, F_NATIVE, FunctionFlags, IrqType, Layout, MAGIC,
+    QUEUE_COUNT, REQUEST_QUEUE, Request, Status, VERSION,
 };
 
 const HEADER: &str = include_str!("../../spec/virtio_irq.h");
@@ -45,6 +45,11 @@ fn constants() -> Vec<Constant> {
         VIRTIO_IRQ_MIN_MAX_VECTORS = Config::LEAST_MAX_VECTORS;
         VIRTIO_IRQ_REQ_LIST_FUNCTIONS = request_type::LIST_FUNCTIONS;
         VIRTIO_IRQ_REQ_GET_MESSAGES = request_type::GET_MESSAGES;
+        VIRTIO_IRQ_REQ_ALLOCATE = request_type::ALLOCATE;
+        VIRTIO_IRQ_REQ_FREE = request_type::FREE;
+        VIRTIO_IRQ_REQ_MASK = request_type::MASK;
+        VIRTIO_IRQ_REQ_UNMASK = request_type::UNMASK;
+        VIRTIO_IRQ_REQ_RESET_FUNCTION = request_type::RESET_FUNCTION;
         VIRTIO_IRQ_EVT_INTERRUPT = event_type::INTERRUPT;
         VIRTIO_IRQ_EVT_MESSAGE_CHANGED = event_type::MESSAGE_CHANGED;
         VIRTIO_IRQ_EVT_SOURCE_REVOKED = event_type::SOURCE_REVOKED;
@@ -55,6 +60,7 @@ fn constants() -> Vec<Constant> {
         VIRTIO_IRQ_FN_ISOLATED = FunctionFlags::ISOLATED;
         VIRTIO_IRQ_FN_STABLE = FunctionFlags::STABLE;
         VIRTIO_IRQ_FN_NATIVE = FunctionFlags::NATIVE;
+        VIRTIO_IRQ_FN_EVENT = FunctionFlags::EVENT;
     };
     let variants = variants! {
         VIRTIO_IRQ_S_OK = Status::Ok;
@@ -67,9 +73,17 @@ fn constants() -> Vec<Constant> {
         VIRTIO_IRQ_S_NOT_ISOLATED = Status::NotIsolated;
         VIRTIO_IRQ_S_HOST_ERROR = Status::HostError;
         VIRTIO_IRQ_S_FUNCTION_GONE = Status::FunctionGone;
+        VIRTIO_IRQ_S_NO_SOURCE = Status::NoSource;
+        VIRTIO_IRQ_S_BUSY = Status::Busy;
+        VIRTIO_IRQ_S_NO_SPACE = Status::NoSpace;
+        VIRTIO_IRQ_S_NOT_CONTIGUOUS = Status::NotContiguous;
+        VIRTIO_IRQ_S_NOT_READY = Status::NotReady;
         VIRTIO_IRQ_TYPE_INTX = IrqType::Intx;
         VIRTIO_IRQ_TYPE_MSI = IrqType::Msi;
         VIRTIO_IRQ_TYPE_MSIX = IrqType::Msix;
+        VIRTIO_IRQ_LAYOUT_ANY = Layout::Any;
+        VIRTIO_IRQ_LAYOUT_CONTIGUOUS = Layout::Contiguous;
+        VIRTIO_IRQ_DELIVERY_EVENT = Delivery::Event;
     };
     let longest = ("VIRTIO_IRQ_REQ_MAX_SIZE", "Request::MAX_SIZE", u64::try_from(Request::MAX_SIZE).unwrap());
     [&plain[..], &flags, &variants, &[longest]].concat()
@@ -120,6 +134,13 @@ fn structures() -> Vec<Structure> {
         virtio_irq_get_messages = GetMessages { head, function, irq_type, reserved, first, count };
         virtio_irq_message_list = MessageListHead { head, count, reserved };
         virtio_irq_message = Message { address, data, generation };
+        virtio_irq_allocate = Allocate {
+            head, function, irq_type, layout, least, most, first, delivery, reserved
+        };
+        virtio_irq_source_list = SourceListHead { head, count, reserved };
+        virtio_irq_source = Source { id, vector, reserved, message };
+        virtio_irq_sources = Sources { head, first, count, reserved };
+        virtio_irq_reset_function = ResetFunction { head, function, reserved };
         virtio_irq_event = Event { kind as type, function, source, first, count, irq_type, reserved };
     }
 }
@@ -302,6 +323,7 @@ fn nothing_of_this_crate_is_left_out() {
         include_str!("../src/lib.rs"),
         include_str!("../src/reply.rs"),
         include_str!("../src/request.rs"),
+        include_str!("../src/source.rs"),
         include_str!("../src/vector.rs"),
         include_str!("../src/wire.rs"),
     ];
@@ -385,7 +407,7 @@ fn the_text_shows_the_values_of_the_constants() {
         assert_eq!(values.get(name), Some(&shown), "{line}");
         rows += 1;
     }
-    assert_eq!(rows, 27);
+    assert_eq!(rows, 41);
     for word in TEXT.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
         let known = values.contains_key(word) || word == "VIRTIO_ID_DMABUF";
         assert!(known || !(word.starts_with("VIRTIO_IRQ_") || word.starts_with("VIRTIO_ID_")), "{word}");

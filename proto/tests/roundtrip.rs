@@ -5,10 +5,12 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::num::NonZeroU16;
-use virtio_irq_proto::wire::{self, FunctionListHead, MessageListHead};
+use virtio_irq_proto::wire::{self, FunctionListHead, MessageListHead, SourceListHead};
 use virtio_irq_proto::{
-    Config, Event, Function, FunctionFlags, FunctionId, FunctionList, GetMessages, IrqType, ListFunctions,
-    Message, MessageList, PciAddress, PciIds, ReplyError, Request, Status, VectorRange, read_head,
+    Allocate, Config, Delivery, Event, Function, FunctionFlags, FunctionId, FunctionList, GetMessages,
+    IrqType, Layout, ListFunctions, Message, MessageList, PciAddress, PciIds, ReplyError, Request,
+    ResetFunction, Source, SourceId, SourceList, SourceRange, SourceRequest, Status, VectorRange, read_done,
+    read_head,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -25,8 +27,39 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn allocate()(
+        function: u16,
+        irq_type in 0..3_u8,
+        contiguous: bool,
+        counts in (1..=u16::MAX, 1..=u16::MAX),
+        first: u16,
+    ) -> Allocate {
+        Allocate {
+            function: FunctionId(function),
+            irq_type: IrqType::from_wire(irq_type).unwrap(),
+            layout: if contiguous { Layout::Contiguous } else { Layout::Any },
+            least: NonZeroU16::new(counts.0.min(counts.1)).unwrap(),
+            most: NonZeroU16::new(counts.0.max(counts.1)).unwrap(),
+            first,
+            delivery: Delivery::Event,
+        }
+    }
+}
+
+prop_compose! {
+    fn source_range()(first: u32, count in 1..=u16::MAX) -> SourceRange {
+        SourceRange::new(first, count).unwrap()
+    }
+}
+
 fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
+        allocate().prop_map(Request::Allocate),
+        source_range().prop_map(Request::Free),
+        source_range().prop_map(Request::Mask),
+        source_range().prop_map(Request::Unmask),
+        any::<u16>().prop_map(|id| Request::ResetFunction(ResetFunction { function: FunctionId(id) })),
         (any::<u16>(), 1..=u16::MAX).prop_map(|(start, count)| Request::ListFunctions(ListFunctions {
             start: FunctionId(start),
             count: NonZeroU16::new(count).unwrap(),
@@ -43,6 +76,12 @@ fn event() -> impl Strategy<Value = Event> {
         (any::<u16>(), vectors())
             .prop_map(|(id, vectors)| Event::MessageChanged { function: FunctionId(id), vectors }),
         any::<u16>().prop_map(|id| Event::FunctionGone { function: FunctionId(id) }),
+        any::<(u16, u32)>()
+            .prop_map(|(id, source)| Event::Interrupt { function: FunctionId(id), source: SourceId(source) }),
+        any::<(u16, u32)>().prop_map(|(id, source)| Event::SourceRevoked {
+            function: FunctionId(id),
+            source: SourceId(source),
+        }),
     ]
 }
 
@@ -80,7 +119,29 @@ fn emit(request: &Request) -> Vec<u8> {
     match request {
         Request::ListFunctions(list) => list.to_wire().as_bytes().to_vec(),
         Request::GetMessages(get) => get.to_wire().as_bytes().to_vec(),
+        Request::Allocate(allocate) => allocate.to_wire().as_bytes().to_vec(),
+        Request::Free(range) => SourceRequest::Free.to_wire(*range).as_bytes().to_vec(),
+        Request::Mask(range) => SourceRequest::Mask.to_wire(*range).as_bytes().to_vec(),
+        Request::Unmask(range) => SourceRequest::Unmask.to_wire(*range).as_bytes().to_vec(),
+        Request::ResetFunction(reset) => reset.to_wire().as_bytes().to_vec(),
     }
+}
+
+/// A block of sources that begins at a vector and an id.
+fn block(first: u16, id: u32, length: u16, message: Message) -> Vec<Source> {
+    let source = |n: u16| Source {
+        id: SourceId(id + u32::from(n)),
+        vector: first + n,
+        message: Message { data: message.data / 2 + u32::from(n), ..message },
+    };
+    (0..length).map(source).collect()
+}
+
+fn source_list(sources: &[Source]) -> Vec<u8> {
+    let count = u16::try_from(sources.len()).unwrap().into();
+    let head = SourceListHead { count, ..Default::default() };
+    let sources: Vec<_> = sources.iter().map(|source| source.to_wire()).collect();
+    [head.as_bytes(), sources.as_bytes()].concat()
 }
 
 /// A head that claims `count` elements, before bytes that need not have them.
@@ -116,12 +177,25 @@ proptest! {
     }
 
     #[test]
-    fn only_what_is_emitted_is_accepted(bytes in vec(any::<u8>(), 16), kind in 1..=2u8, zero: bool) {
+    fn only_what_is_emitted_is_accepted(
+        bytes in vec(prop_oneof![any::<u8>(), 0..3_u8], 24),
+        kind in prop_oneof![1..=2u8, 16..=20_u8],
+        zero: bool,
+    ) {
         let mut bytes = bytes;
         bytes[..2].copy_from_slice(&[kind, 0]);
         if zero {
             bytes[2..8].fill(0);
-            if kind == 1 { bytes[12..].fill(0) } else { bytes[11] = 0 }
+            match kind {
+                1 => bytes[12..].fill(0),
+                2 => bytes[11] = 0,
+                16 => bytes[19..].fill(0),
+                17..=19 => bytes[14..].fill(0),
+                _ => bytes[10..].fill(0),
+            }
+        }
+        if kind != 16 {
+            bytes.truncate(16);
         }
         if let Ok(request) = Request::parse(&bytes) {
             prop_assert_eq!(emit(&request), bytes);
@@ -168,6 +242,68 @@ proptest! {
     }
 
     #[test]
+    fn a_block_of_sources_is_read_back_and_nothing_else_is_taken_for_one(
+        first in 0..u16::MAX - 40,
+        id in 0..u32::MAX - 40,
+        length in 1..40_u16,
+        message in message(),
+        at in 0..39_usize,
+        change in 0..6_u8,
+    ) {
+        let request = |layout, first| Allocate {
+            function: FunctionId(1),
+            irq_type: IrqType::Msix,
+            layout,
+            least: NonZeroU16::MIN,
+            most: NonZeroU16::new(40).unwrap(),
+            first,
+            delivery: Delivery::Event,
+        };
+        let mut sources = block(first, id, length, message);
+        let bytes = source_list(&sources);
+        let read = request(Layout::Contiguous, first).parse_reply(&bytes).unwrap();
+        prop_assert_eq!(read.sources.iter().map(|raw| Source::from(*raw)).collect::<Vec<_>>(), sources.clone());
+        prop_assert_eq!(request(Layout::Any, first + 1).parse_reply(&bytes), Err(ReplyError::Malformed));
+
+        // What is changed in one source of several breaks the block, and for vectors and ids the order as well.
+        prop_assume!(length > 1);
+        let at = at % (sources.len() - 1) + 1;
+        let (previous, changed) = (sources[at - 1], &mut sources[at]);
+        match change {
+            0 => changed.vector = previous.vector,
+            1 => changed.id = previous.id,
+            2 => changed.message.address = !previous.message.address,
+            3 => changed.message.data = previous.message.data,
+            4 => changed.message.data += 1,
+            _ => sources[at..].iter_mut().for_each(|source| source.vector += 1),
+        }
+        let bytes = source_list(&sources);
+        prop_assert_eq!(request(Layout::Contiguous, first).parse_reply(&bytes), Err(ReplyError::Malformed));
+        prop_assert_eq!(request(Layout::Any, first).parse_reply(&bytes).is_ok(), change > 1);
+        prop_assert_eq!(SourceList::parse(&bytes).is_ok(), change > 1);
+    }
+
+    #[test]
+    fn no_more_and_no_fewer_sources_are_taken_than_were_asked_for(length in 0..9_u16, least in 1..9_u16, more in 0..3_u16) {
+        let request = Allocate {
+            function: FunctionId(1),
+            irq_type: IrqType::Msi,
+            layout: Layout::Any,
+            least: NonZeroU16::new(least).unwrap(),
+            most: NonZeroU16::new(least + more).unwrap(),
+            first: 3,
+            delivery: Delivery::Event,
+        };
+        let bytes = source_list(&block(3, 0, length, Message::default()));
+        prop_assert_eq!(request.parse_reply(&bytes).is_ok(), (least..=least + more).contains(&length));
+    }
+
+    #[test]
+    fn a_range_of_sources_ends_without_wrapping(range in source_range()) {
+        prop_assert_eq!(range.end() - u64::from(range.first.0), u64::from(range.count.get()));
+    }
+
+    #[test]
     fn a_pci_address_is_read_back(raw: u32) {
         prop_assert_eq!(PciAddress::from_wire(raw).to_wire(), raw);
     }
@@ -177,7 +313,7 @@ proptest! {
         let expected = match Status::from_wire(raw) {
             Some(Status::Ok) => Ok(()),
             Some(status) => { prop_assert_eq!(status.to_wire(), raw); Err(ReplyError::Refused(status)) }
-            None => { prop_assert!(raw >= 10); Err(ReplyError::UnknownStatus(raw)) }
+            None => { prop_assert!(raw >= 15); Err(ReplyError::UnknownStatus(raw)) }
         };
         prop_assert_eq!(read_head(&with_head(raw, 0, 0, &[])), expected);
     }
@@ -185,26 +321,30 @@ proptest! {
     #[test]
     fn no_bytes_make_a_reader_panic(
         bytes in vec(any::<u8>(), 0..200),
-        status in 0..11u16,
+        status in 0..16u16,
         count in 0..8u16,
         remaining: u16,
     ) {
         let _ = Config::parse(&bytes);
         let _ = Config::parse(&[b"VIRQ\x01\x00", &bytes[..]].concat());
         let _ = Request::parse(&bytes).map(|request| request.reply_size());
-        for kind in 0..4 {
+        for kind in (0..4).chain(15..22) {
             let _ = Request::parse(&[&[kind, 0, 0, 0, 0, 0, 0, 0], &bytes[..]].concat());
         }
         for record in bytes.chunks_exact(Event::SIZE) {
             let mut raw = wire::Event::read_from_bytes(record).unwrap();
             let _ = Event::parse(&raw);
-            raw.kind = 2.into();
-            let _ = Event::parse(&raw);
+            for kind in 0..6 {
+                raw.kind = kind.into();
+                let _ = Event::parse(&raw);
+            }
         }
         for used in [&bytes[..], &with_head(status, count, remaining, &bytes)] {
             let _ = read_head(used);
             let _ = FunctionList::parse(used);
             let _ = MessageList::parse(used);
+            let _ = SourceList::parse(used);
+            let _ = read_done(used);
         }
     }
 }

@@ -6,10 +6,14 @@
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
-use virtio_irq_proto::wire::{self, FunctionListHead, MessageListHead, ReplyHead, RequestHead, request_type};
+use virtio_irq_proto::wire::{
+    self, FunctionListHead, MessageListHead, ReplyHead, RequestHead, SourceListHead, request_type,
+};
 use virtio_irq_proto::{
-    Config, Event, Function, FunctionFlags, FunctionId, FunctionList, GetMessages, IrqType, ListFunctions,
-    Message, MessageList, PciAddress, PciIds, ReplyError, Request, Status, VERSION, VectorRange,
+    Allocate, Config, Delivery, Event, Function, FunctionFlags, FunctionId, FunctionList, GetMessages,
+    IrqType, Layout, ListFunctions, Message, MessageList, PciAddress, PciIds, ReplyError, Request,
+    ResetFunction, Source, SourceId, SourceList, SourceRange, SourceRequest, Status, VERSION, VectorRange,
+    read_done,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -38,6 +42,7 @@ struct Vector {
     writable: Option<usize>,
     features: Option<Vec<String>>,
     max_vectors: Option<u16>,
+    max_sources: Option<u32>,
     request: Option<String>,
     status: Option<u16>,
 }
@@ -68,8 +73,40 @@ struct ConfigFields {
 #[derive(Deserialize, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields, tag = "type", rename_all = "SCREAMING_SNAKE_CASE")]
 enum RequestFields {
-    ListFunctions { start: u16, count: u16 },
-    GetMessages { function: u16, irq_type: String, first: u16, count: u16 },
+    ListFunctions {
+        start: u16,
+        count: u16,
+    },
+    GetMessages {
+        function: u16,
+        irq_type: String,
+        first: u16,
+        count: u16,
+    },
+    Allocate {
+        function: u16,
+        irq_type: String,
+        layout: String,
+        least: u16,
+        most: u16,
+        first: u16,
+        delivery: String,
+    },
+    Free {
+        first: u32,
+        count: u16,
+    },
+    Mask {
+        first: u32,
+        count: u16,
+    },
+    Unmask {
+        first: u32,
+        count: u16,
+    },
+    ResetFunction {
+        function: u16,
+    },
 }
 
 #[derive(Deserialize, PartialEq, Eq, Debug)]
@@ -112,6 +149,27 @@ struct MessageFields {
 
 #[derive(Deserialize, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
+struct SourcesFields {
+    sources: Vec<SourceFields>,
+}
+
+#[derive(Deserialize, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
+struct SourceFields {
+    id: u32,
+    vector: u16,
+    address: String,
+    data: u32,
+    generation: u32,
+}
+
+/// A reply that says nothing but that it is done.
+#[derive(Deserialize, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
+struct DoneFields {}
+
+#[derive(Deserialize, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
 struct EventsFields {
     events: Vec<EventFields>,
 }
@@ -119,6 +177,8 @@ struct EventsFields {
 #[derive(Deserialize, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields, tag = "type", rename_all = "SCREAMING_SNAKE_CASE")]
 enum EventFields {
+    Interrupt { function: u16, source: u32 },
+    SourceRevoked { function: u16, source: u32 },
     MessageChanged { function: u16, irq_type: String, first: u16, count: u16 },
     FunctionGone { function: u16 },
 }
@@ -171,19 +231,30 @@ fn status_name(status: Status) -> &'static str {
         Status::NotIsolated => "NOT_ISOLATED",
         Status::HostError => "HOST_ERROR",
         Status::FunctionGone => "FUNCTION_GONE",
+        Status::NoSource => "NO_SOURCE",
+        Status::Busy => "BUSY",
+        Status::NoSpace => "NO_SPACE",
+        Status::NotContiguous => "NOT_CONTIGUOUS",
+        Status::NotReady => "NOT_READY",
     }
 }
 
 fn irq_type(name: &str) -> IrqType {
     match name {
+        "INTX" => IrqType::Intx,
         "MSI" => IrqType::Msi,
         "MSIX" => IrqType::Msix,
-        other => panic!("no type of vectors that have messages: {other}"),
+        other => panic!("no type of interrupts: {other}"),
     }
 }
 
+/// Vectors that have messages.
 fn range(name: &str, first: u16, count: u16) -> VectorRange {
-    VectorRange { irq_type: irq_type(name), first, count: NonZeroU16::new(count).unwrap() }
+    VectorRange::of_messages(irq_type(name), first, count).unwrap()
+}
+
+fn sources(first: u32, count: u16) -> SourceRange {
+    SourceRange::new(first, count).unwrap()
 }
 
 impl RequestFields {
@@ -197,6 +268,30 @@ impl RequestFields {
                 function: FunctionId(*function),
                 vectors: range(irq_type, *first, *count),
             }),
+            Self::Allocate { function, irq_type: name, layout, least, most, first, delivery } => {
+                Request::Allocate(Allocate {
+                    function: FunctionId(*function),
+                    irq_type: irq_type(name),
+                    layout: match layout.as_str() {
+                        "ANY" => Layout::Any,
+                        "CONTIGUOUS" => Layout::Contiguous,
+                        other => panic!("no layout {other}"),
+                    },
+                    least: NonZeroU16::new(*least).unwrap(),
+                    most: NonZeroU16::new(*most).unwrap(),
+                    first: *first,
+                    delivery: match delivery.as_str() {
+                        "EVENT" => Delivery::Event,
+                        other => panic!("no delivery {other}"),
+                    },
+                })
+            }
+            Self::Free { first, count } => Request::Free(sources(*first, *count)),
+            Self::Mask { first, count } => Request::Mask(sources(*first, *count)),
+            Self::Unmask { first, count } => Request::Unmask(sources(*first, *count)),
+            Self::ResetFunction { function } => {
+                Request::ResetFunction(ResetFunction { function: FunctionId(*function) })
+            }
         }
     }
 }
@@ -209,6 +304,7 @@ impl FunctionFields {
                 "ISOLATED" => FunctionFlags::ISOLATED,
                 "STABLE" => FunctionFlags::STABLE,
                 "NATIVE" => FunctionFlags::NATIVE,
+                "EVENT" => FunctionFlags::EVENT,
                 other => panic!("no flag {other}"),
             };
             flags.with(flag, true)
@@ -243,16 +339,33 @@ fn pci_address(text: &str) -> PciAddress {
     address
 }
 
+fn address(text: &str) -> u64 {
+    u64::from_str_radix(text.strip_prefix("0x").unwrap(), 16).unwrap()
+}
+
 impl MessageFields {
     fn message(&self) -> Message {
-        let address = u64::from_str_radix(self.address.strip_prefix("0x").unwrap(), 16).unwrap();
-        Message { address, data: self.data, generation: self.generation }
+        Message { address: address(&self.address), data: self.data, generation: self.generation }
+    }
+}
+
+impl SourceFields {
+    fn source(&self) -> Source {
+        let message =
+            Message { address: address(&self.address), data: self.data, generation: self.generation };
+        Source { id: SourceId(self.id), vector: self.vector, message }
     }
 }
 
 impl EventFields {
     fn event(&self) -> Event {
         match self {
+            Self::Interrupt { function, source } => {
+                Event::Interrupt { function: FunctionId(*function), source: SourceId(*source) }
+            }
+            Self::SourceRevoked { function, source } => {
+                Event::SourceRevoked { function: FunctionId(*function), source: SourceId(*source) }
+            }
             Self::MessageChanged { function, irq_type, first, count } => Event::MessageChanged {
                 function: FunctionId(*function),
                 vectors: range(irq_type, *first, *count),
@@ -266,6 +379,11 @@ fn emit(request: &Request) -> Vec<u8> {
     match request {
         Request::ListFunctions(list) => list.to_wire().as_bytes().to_vec(),
         Request::GetMessages(get) => get.to_wire().as_bytes().to_vec(),
+        Request::Allocate(allocate) => allocate.to_wire().as_bytes().to_vec(),
+        Request::Free(range) => SourceRequest::Free.to_wire(*range).as_bytes().to_vec(),
+        Request::Mask(range) => SourceRequest::Mask.to_wire(*range).as_bytes().to_vec(),
+        Request::Unmask(range) => SourceRequest::Unmask.to_wire(*range).as_bytes().to_vec(),
+        Request::ResetFunction(reset) => reset.to_wire().as_bytes().to_vec(),
     }
 }
 
@@ -277,15 +395,25 @@ fn outcome(vector: &Vector) -> Result<Request, &'static str> {
     if writable < size_of::<ReplyHead>() {
         return Err("untouched");
     }
-    let native = vector.features.as_ref().unwrap().iter().any(|feature| feature == "NATIVE");
-    let kind = RequestHead::read_from_prefix(&bytes).ok().map(|(head, _)| head.kind.get());
-    if kind == Some(request_type::GET_MESSAGES) && !native {
+    let features = vector.features.as_ref().unwrap();
+    for feature in features {
+        assert!(["NATIVE", "EVENT"].contains(&feature.as_str()), "{feature}");
+    }
+    let needs = match RequestHead::read_from_prefix(&bytes).map_or(0, |(head, _)| head.kind.get()) {
+        request_type::GET_MESSAGES => Some("NATIVE"),
+        request_type::ALLOCATE..=request_type::RESET_FUNCTION => Some("EVENT"),
+        _ => None,
+    };
+    if needs.is_some_and(|needed| !features.iter().any(|feature| feature == needed)) {
         return Err("UNSUPPORTED");
     }
     let request = Request::parse(&bytes).map_err(status_name)?;
-    if let (Request::GetMessages(get), Some(max)) = (&request, vector.max_vectors)
-        && get.vectors.count.get() > max
-    {
+    let vectors = match &request {
+        Request::GetMessages(get) => get.vectors.count.get(),
+        Request::Allocate(allocate) => allocate.most.get(),
+        _ => 0,
+    };
+    if vector.max_vectors.is_some_and(|max| vectors > max) {
         return Err("INVALID");
     }
     if writable < request.reply_size() { Err("BUFFER_TOO_SMALL") } else { Ok(request) }
@@ -377,6 +505,25 @@ fn replies_mean_what_the_vectors_say() {
                 }
                 Err(error) => error,
             },
+            Request::Allocate(allocate) => match below_max_sources(&vector, allocate.parse_reply(&bytes)) {
+                Ok(got) => {
+                    let fields =
+                        vector.valid::<SourcesFields>().unwrap_or_else(|| panic!("{name} was accepted"));
+                    check_sources(&vector, &got, &fields);
+                    continue;
+                }
+                Err(error) => error,
+            },
+            Request::Free(_) | Request::Mask(_) | Request::Unmask(_) | Request::ResetFunction(_) => {
+                match read_done(&bytes) {
+                    Ok(()) => {
+                        let DoneFields {} = vector.valid().unwrap_or_else(|| panic!("{name} was accepted"));
+                        assert_eq!(vector.canonical, Status::Ok.to_head().as_bytes() == bytes, "{name}");
+                        continue;
+                    }
+                    Err(error) => error,
+                }
+            }
         };
         match failure {
             ReplyError::Refused(status) => {
@@ -400,7 +547,7 @@ fn check_functions(vector: &Vector, got: &FunctionList<'_>, fields: &ListFields)
     let expected: Vec<_> = fields.functions.iter().map(FunctionFields::function).collect();
     assert_eq!(got.remaining, fields.remaining, "{name}");
     let known = |function: Function| {
-        let bits = (0..4).map(|bit| function.flags.bits() & 1 << bit).sum();
+        let bits = (0..5).map(|bit| function.flags.bits() & 1 << bit).sum();
         Function { flags: FunctionFlags::from_bits(bits), ..function }
     };
     let parsed: Vec<_> = got.functions.iter().map(|raw| known(Function::from(*raw))).collect();
@@ -425,6 +572,30 @@ fn check_messages(vector: &Vector, got: &MessageList<'_>, fields: &MessagesField
         let head = MessageListHead { count, ..Default::default() };
         let messages: Vec<_> = expected.iter().map(|message| message.to_wire()).collect();
         assert_eq!([head.as_bytes(), messages.as_bytes()].concat(), vector.bytes(), "{name}");
+    }
+}
+
+/// The one rule about a reply that needs the configuration space (IRQ-DRV-33).
+fn below_max_sources<'a>(
+    vector: &Vector,
+    list: Result<SourceList<'a>, ReplyError>,
+) -> Result<SourceList<'a>, ReplyError> {
+    let fits = |id: u32| vector.max_sources.is_none_or(|max| id < max);
+    list.and_then(|list| {
+        let fit = list.sources.iter().all(|source| fits(source.id.get()));
+        if fit { Ok(list) } else { Err(ReplyError::Malformed) }
+    })
+}
+
+fn check_sources(vector: &Vector, got: &SourceList<'_>, fields: &SourcesFields) {
+    let name = &vector.name;
+    let expected: Vec<_> = fields.sources.iter().map(SourceFields::source).collect();
+    assert_eq!(got.sources.iter().map(|raw| Source::from(*raw)).collect::<Vec<_>>(), expected, "{name}");
+    if vector.canonical {
+        let count = u16::try_from(expected.len()).unwrap().into();
+        let head = SourceListHead { count, ..Default::default() };
+        let sources: Vec<_> = expected.iter().map(|source| source.to_wire()).collect();
+        assert_eq!([head.as_bytes(), sources.as_bytes()].concat(), vector.bytes(), "{name}");
     }
 }
 

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use tempfile::TempDir;
 use vhost_device_irq::bridge::Bridge;
-use vhost_device_irq::device::Assigned;
+use vhost_device_irq::device::{Assigned, Quota};
 use vhost_device_irq::host::HostFunction;
 use vhost_device_irq::host::sim::SimFunction;
 use vhost_device_irq::serve::{Stop, Transport, serve};
 use virtio_irq_proto::{Function, FunctionFlags, FunctionId};
 use virtio_irq_userspace::{Driver, DriverError, Options};
+
+/// What a guest gets: as much as it could ask for in one request.
+const QUOTA: Quota = Quota { guest: 2048, function: 2048 };
 
 /// A device that is served by a thread of this process, as the daemon would; it ends when dropped.
 pub struct Served {
@@ -45,7 +48,7 @@ impl Served {
             let host: Box<dyn HostFunction> = Box::new(host.clone());
             (Assigned { function, refused: false }, host)
         });
-        let bridge = Arc::new(Bridge::new(functions.collect()).expect("the ids differ"));
+        let bridge = Arc::new(Bridge::new(functions.collect(), QUOTA).expect("the ids differ"));
         let transport = Transport::bind(&socket).expect("a socket can be made");
         let stop = Stop::new().expect("an eventfd can be made");
         let ending = stop.clone();

@@ -3,7 +3,7 @@
 
 use core::fmt;
 use core::num::NonZeroU16;
-use virtio_irq_proto::{Config, ConfigError, F_NATIVE};
+use virtio_irq_proto::{Config, ConfigError, F_EVENT, F_NATIVE};
 
 /// A device that this driver can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum ProbeError {
 
 impl Device {
     /// Device-specific feature bits that this driver understands, as a mask.
-    pub const FEATURES: u64 = 1 << F_NATIVE;
+    pub const FEATURES: u64 = 1 << F_NATIVE | 1 << F_EVENT;
 
     /// Looks at the configuration space and at the features that both sides have agreed on.
     ///
@@ -39,6 +39,11 @@ impl Device {
     /// Greatest number of vectors that one request may name.
     pub const fn max_vectors(&self) -> u16 {
         self.config.max_vectors
+    }
+
+    /// Source ids are below this; 0 where the device delivers no sources.
+    pub const fn max_sources(&self) -> u32 {
+        self.config.max_sources
     }
 
     /// The same device for a driver whose buffers hold a reply about `most` vectors: no request names more.
@@ -107,6 +112,6 @@ mod tests {
 
     #[test]
     fn a_device_without_a_known_kind_of_delivery_is_left_alone() {
-        assert_eq!(Device::probe(&CONFIG, 1 << 32 | 1 << 1), Err(ProbeError::NoDelivery));
+        assert_eq!(Device::probe(&CONFIG, 1 << 32 | 1 << 2), Err(ProbeError::NoDelivery));
     }
 }

@@ -25,11 +25,13 @@
     clippy::cast_possible_truncation
 )]
 
+mod allocation;
 mod device;
 mod events;
 mod fetch;
 mod find;
 
+pub use allocation::Allocation;
 pub use device::{Device, ProbeError};
 pub use events::events;
 pub use fetch::{Block, Fetch, NotContiguous};

@@ -7,8 +7,8 @@ mod qemu;
 pub use device::{DeviceSpec, Model, SpecError};
 pub use qemu::{ArgsFormat, QemuArgs};
 
-use crate::bridge::Bridge;
-use crate::device::Assigned;
+use crate::bridge::{Bridge, BridgeError};
+use crate::device::{Assigned, Quota};
 use crate::host::linux::{LinuxFunction, OpenError, Sysfs};
 use crate::host::sim::SimFunction;
 use crate::host::{HostFunction, Isolation};
@@ -108,6 +108,14 @@ struct DaemonArgs {
     /// host; VFIO needs its own permission for it too (allow_unsafe_interrupts of vfio_iommu_type1)
     #[arg(long)]
     allow_unsafe_interrupts: bool,
+
+    /// Greatest number of interrupt sources that the guest may hold at one time. A driver sizes its tables by it
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(..=65536))]
+    max_sources: u32,
+
+    /// Greatest number of interrupt sources that the guest may hold of one function
+    #[arg(long, value_name = "N", default_value_t = 2048)]
+    max_sources_per_function: u32,
 
     /// How much to say on standard error
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Info)]
@@ -214,7 +222,11 @@ impl DaemonArgs {
             }
             functions.push(self.open(spec, FunctionId(id))?);
         }
-        Bridge::new(functions).map_err(|error| Error::SameId { id: error.0 })
+        let quota = Quota { guest: self.max_sources, function: self.max_sources_per_function };
+        Bridge::new(functions, quota).map_err(|error| match error {
+            BridgeError::SameId(duplicate) => Error::SameId { id: duplicate.0 },
+            BridgeError::Deliveries(error) => Error::Serve(error),
+        })
     }
 
     fn open(&self, spec: &DeviceSpec, id: FunctionId) -> Result<(Assigned, Box<dyn HostFunction>), Error> {
@@ -256,7 +268,8 @@ impl DaemonArgs {
             flags: FunctionFlags::default()
                 .with(FunctionFlags::ISOLATED, isolated)
                 .with(FunctionFlags::STABLE, isolated)
-                .with(FunctionFlags::NATIVE, native),
+                .with(FunctionFlags::NATIVE, native)
+                .with(FunctionFlags::EVENT, host.interrupts().is_some()),
             guest_address: spec.guest,
             ids: what.ids,
             intx_count: what.intx_count,

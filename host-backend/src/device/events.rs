@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
-use virtio_irq_proto::{Event, FunctionId, VectorRange, wire};
+use virtio_irq_proto::{Event, FunctionId, VectorRange};
 
 /// Pending events, oldest first. Bounded by the number of functions: news about something that is already pending
 /// is merged into what is there.
@@ -33,8 +33,12 @@ impl EventQueue {
         self.0.push_back(Event::MessageChanged { function, vectors });
     }
 
-    pub(super) fn peek(&self, room: usize) -> Vec<wire::Event> {
-        self.0.iter().take(room).map(|event| event.to_wire()).collect()
+    pub(super) fn peek(&self) -> impl Iterator<Item = Event> + '_ {
+        self.0.iter().copied()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(super) fn take(&mut self, count: usize) {

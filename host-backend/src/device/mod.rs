@@ -6,8 +6,8 @@
 //! result back:
 //!
 //! ```
-//! use vhost_device_irq::device::{Device, Step};
-//! # let mut device = Device::new(Vec::new())?;
+//! use vhost_device_irq::device::{Device, Quota, Step};
+//! # let mut device = Device::new(Vec::new(), Quota { guest: 8, function: 8 })?;
 //! # let call_the_host = |_: &_| unreachable!();
 //! let mut step = device.request(&[0; 8], 64);
 //! let reply = loop {
@@ -17,6 +17,8 @@
 //!             let result = call_the_host(&call);
 //!             device.messages_read(call, result)
 //!         }
+//!         // and so on for every other kind of call
+//! #       _ => unreachable!(),
 //!     };
 //! };
 //! assert_eq!(reply.bytes()[0], 1); // VIRTIO_IRQ_S_UNSUPPORTED: there is no request type 0
@@ -31,20 +33,28 @@
     clippy::cast_possible_truncation
 )]
 
+mod allocate;
 mod events;
 mod function;
 mod reply;
 #[cfg(test)]
+mod source_tests;
+mod sources;
+#[cfg(test)]
 mod tests;
 
+pub use allocate::{Attach, Enable, Release, UnmaskPin};
 pub use function::Assigned;
 pub use reply::Reply;
+pub use sources::{Detach, Quota, Vectors};
 
 use events::EventQueue;
 use function::Functions;
+use sources::Sources;
 use virtio_irq_proto::wire::{self, ReplyHead, RequestHead, request_type};
 use virtio_irq_proto::{
-    Config, F_NATIVE, FunctionFlags, FunctionId, GetMessages, ListFunctions, Request, Status, VectorRange,
+    Config, F_EVENT, F_NATIVE, FunctionFlags, FunctionId, GetMessages, IrqType, ListFunctions, Request,
+    SourceId, Status, VectorRange,
 };
 use zerocopy::FromBytes;
 
@@ -52,11 +62,20 @@ use zerocopy::FromBytes;
 #[derive(Debug)]
 pub struct Device {
     functions: Functions,
+    sources: Sources,
     events: EventQueue,
+    /// The device's own feature bits. A function that leaves takes none along (IRQ-DEV-06).
+    features: u64,
     /// Feature bits that the driver accepted.
     negotiated: u64,
-    /// Counts resets, so that the result of a host call from before one is recognised.
-    run: u64,
+    run: Run,
+}
+
+/// Tells the results of host calls apart that were begun before something that the host side did not know of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Run {
+    resets: u64,
+    stops: u64,
 }
 
 /// What [`Device::request`] comes to.
@@ -67,6 +86,14 @@ pub enum Step {
     Done(Reply),
     /// The host has to read messages; hand the result to [`Device::messages_read`].
     ReadMessages(ReadMessages),
+    /// The host has to enable a type of interrupts; hand the result to [`Device::enabled`].
+    Enable(Enable),
+    /// The host has to attach vectors; hand the result to [`Device::attached`].
+    Attach(Attach),
+    /// The host has to release vectors; say so to [`Device::released`].
+    Release(Release),
+    /// The host has to unmask a pin; hand the result to [`Device::pin_unmasked`].
+    UnmaskPin(UnmaskPin),
 }
 
 /// A call to the host side: read the messages of these vectors as they are programmed now.
@@ -75,7 +102,7 @@ pub enum Step {
 pub struct ReadMessages {
     function: FunctionId,
     vectors: VectorRange,
-    run: u64,
+    run: Run,
 }
 
 impl ReadMessages {
@@ -99,13 +126,17 @@ pub struct Pair {
     pub data: u32,
 }
 
-/// Why the host side has no messages to tell.
+/// Why the host side did not do what it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// At least one of the vectors is not enabled.
     NotEnabled,
     /// The function left the host.
     Gone,
+    /// The function's interrupts are in use by the guest's own capability.
+    Busy,
+    /// The VMM did not hand over the function yet.
+    NotReady,
     /// Anything else. The host side reports what it was; the guest only learns that it happened.
     Failed,
 }
@@ -123,40 +154,68 @@ impl Device {
     /// the longest request has, so that a longer one is recognised. The caller need not copy more.
     pub const READABLE_LIMIT: usize = Request::MAX_SIZE.saturating_add(1);
 
-    /// A device with these functions.
+    /// A device with these functions. Where the quota allows no source it delivers no events (IRQ-DEV-11, IRQ-DEV-48),
+    /// whatever the flags of the functions say.
     ///
     /// # Errors
     /// Two functions with one id.
-    pub fn new(functions: Vec<Assigned>) -> Result<Self, DuplicateId> {
+    pub fn new(mut functions: Vec<Assigned>, quota: Quota) -> Result<Self, DuplicateId> {
+        if quota.guest == 0 || quota.function == 0 {
+            for Assigned { function, .. } in &mut functions {
+                function.flags = function.flags.without(FunctionFlags::EVENT);
+            }
+        }
+        let any_source = functions.iter().any(|a| a.function.flags.contains(FunctionFlags::EVENT));
         Ok(Self {
             functions: Functions::new(functions)?,
+            sources: Sources::new(quota),
             events: EventQueue::default(),
+            features: 1 << F_NATIVE | u64::from(any_source) << F_EVENT,
             negotiated: 0,
-            run: 0,
+            run: Run::default(),
         })
     }
 
     /// The configuration space. It never changes.
     pub fn config(&self) -> wire::Config {
-        Config { max_sources: 0, max_vectors: Self::MAX_VECTORS }.to_wire()
+        let max_sources = if self.features & 1 << F_EVENT == 0 { 0 } else { self.sources.quota().guest };
+        Config { max_sources, max_vectors: Self::MAX_VECTORS }.to_wire()
     }
 
     /// The device's own feature bits.
     pub fn features(&self) -> u64 {
-        1 << F_NATIVE
+        self.features
     }
 
     /// The driver accepted these feature bits. Bits of other owners (transport, ring) are ignored.
     pub fn negotiated(&mut self, features: u64) {
-        self.negotiated = features & self.features();
+        self.negotiated = features & self.features;
     }
 
     /// Forgets everything about the guest: the messages that it was told, and events that it did not get.
     /// What is known about the host stays. The accepted features stay too: the transport says when those change.
-    pub fn reset(&mut self) {
+    ///
+    /// Returns what the host has to release: every source that the guest held.
+    pub fn reset(&mut self) -> Vec<Detach> {
         self.events.clear();
         self.functions.forget_told();
-        self.run = self.run.wrapping_add(1);
+        self.run.resets = self.run.resets.wrapping_add(1);
+        self.sources.clear()
+    }
+
+    /// The queues stopped, and the transport cannot tell whether the driver reset the device or the virtual machine is
+    /// paused. What was told and what waits to be told stays, for [`Device::reset`] when it turns out to be a reset
+    /// (IRQ-DEV-43).
+    ///
+    /// Sources do not stay, because they are held on the host: until the next driver comes, if one comes at all, the
+    /// function would be kept from whoever has it next in the same machine (a VMM cannot enable INTx again at a reboot
+    /// while MSI is enabled), and its interrupts would go on costing. So the host gets back all of it, and a driver
+    /// that was only paused is told of each (IRQ-DEV-61).
+    ///
+    /// Returns what the host has to release.
+    pub fn stopped(&mut self) -> Vec<Detach> {
+        self.run.stops = self.run.stops.wrapping_add(1);
+        self.sources.revoke_all()
     }
 
     /// A request arrived: `readable` are the leading bytes of the chain's device-readable part (at least
@@ -174,9 +233,12 @@ impl Device {
     fn dispatch(&mut self, readable: &[u8], writable: usize) -> Result<Step, Status> {
         self.require_feature(readable)?;
         let request = Request::parse(readable)?;
-        if let Request::GetMessages(get) = &request
-            && get.vectors.count.get() > Self::MAX_VECTORS
-        {
+        let count = match &request {
+            Request::GetMessages(get) => get.vectors.count.get(),
+            Request::Allocate(allocate) => allocate.most.get(),
+            _ => 0,
+        };
+        if count > Self::MAX_VECTORS {
             return Err(Status::Invalid);
         }
         if writable < request.reply_size() {
@@ -185,6 +247,11 @@ impl Device {
         match request {
             Request::ListFunctions(list) => Ok(Step::Done(self.list_functions(list))),
             Request::GetMessages(get) => self.get_messages(get),
+            Request::Allocate(allocate) => self.allocate(allocate),
+            Request::Free(range) => self.free(range),
+            Request::Mask(range) => self.mask(range),
+            Request::Unmask(range) => self.unmask(range),
+            Request::ResetFunction(reset) => self.reset_function(reset.function),
         }
     }
 
@@ -195,6 +262,7 @@ impl Device {
         };
         let feature = match head.kind.get() {
             request_type::GET_MESSAGES => F_NATIVE,
+            request_type::ALLOCATE..=request_type::RESET_FUNCTION => F_EVENT,
             _ => return Ok(()),
         };
         if self.negotiated & (1 << feature) != 0 { Ok(()) } else { Err(Status::Unsupported) }
@@ -211,17 +279,27 @@ impl Device {
     }
 
     fn get_messages(&mut self, get: GetMessages) -> Result<Step, Status> {
-        let entry = self.functions.find(get.function)?;
-        if get.vectors.end() > u32::from(entry.assigned.function.vector_count(get.vectors.irq_type)) {
+        self.require(get.function, FunctionFlags::NATIVE, get.vectors.irq_type, get.vectors.end())?;
+        Ok(Step::ReadMessages(ReadMessages { function: get.function, vectors: get.vectors, run: self.run }))
+    }
+
+    /// What requests about vectors of a function have in common: it is there, it has the vectors below `end`, the
+    /// device can do that with it, and it is allowed.
+    fn require(
+        &self,
+        function: FunctionId,
+        ability: FunctionFlags,
+        irq_type: IrqType,
+        end: u32,
+    ) -> Result<(), Status> {
+        let Assigned { function, refused } = &self.functions.find(function)?.assigned;
+        if end > u32::from(function.vector_count(irq_type)) {
             return Err(Status::NoVector);
         }
-        if !entry.assigned.function.flags.contains(FunctionFlags::NATIVE) {
+        if !function.flags.contains(ability) {
             return Err(Status::Unsupported);
         }
-        if entry.assigned.refused {
-            return Err(Status::NotIsolated);
-        }
-        Ok(Step::ReadMessages(ReadMessages { function: get.function, vectors: get.vectors, run: self.run }))
+        if *refused { Err(Status::NotIsolated) } else { Ok(()) }
     }
 
     /// The host read the messages of `call`: one per vector, in their order.
@@ -234,19 +312,12 @@ impl Device {
         call: &ReadMessages,
         result: Result<Vec<Pair>, Failure>,
     ) -> Result<Reply, Status> {
-        let pairs = match result {
-            Ok(pairs) => pairs,
-            Err(Failure::NotEnabled) => return Err(Status::NotEnabled),
-            Err(Failure::Failed) => return Err(Status::HostError),
-            Err(Failure::Gone) => {
-                if self.functions.mark_gone(call.function) {
-                    self.events.function_gone(call.function);
-                }
-                return Err(Status::FunctionGone);
-            }
-        };
+        let pairs = result.map_err(|failure| match failure {
+            Failure::NotEnabled => Status::NotEnabled,
+            other => self.failed(call.function, other),
+        })?;
         // The guest of the request is gone; what it asked for must not count as told to the next one.
-        if call.run != self.run || pairs.len() != call.vectors.len() {
+        if call.run.resets != self.run.resets || pairs.len() != call.vectors.len() {
             return Err(Status::HostError);
         }
         let told = self.functions.tell(call.function, call.vectors, &pairs)?;
@@ -256,19 +327,57 @@ impl Device {
         Ok(Reply::messages(&told.messages))
     }
 
+    /// The status that says so to the driver, for a failure that its request has no status of its own for.
+    fn failed(&mut self, function: FunctionId, failure: Failure) -> Status {
+        if failure == Failure::Gone {
+            self.function_gone(function);
+            return Status::FunctionGone;
+        }
+        Status::HostError
+    }
+
+    /// The function left the host, and with it everything that the guest had of it.
+    pub fn function_gone(&mut self, function: FunctionId) {
+        if self.functions.mark_gone(function) {
+            self.sources.drop_function(function);
+            self.events.function_gone(function);
+        }
+    }
+
+    /// A source fired: an eventfd of it was signalled.
+    pub fn fired(&mut self, source: SourceId) {
+        self.sources.fired(source);
+    }
+
+    /// The VMM or the guest took the function's interrupts away underneath: its sources end, and the host has nothing
+    /// of them left to release.
+    pub fn revoked(&mut self, function: FunctionId) {
+        self.sources.revoke(function);
+    }
+
+    /// Sources that ended since the last call without anything for the host to release: those of functions that left,
+    /// and [revoked](Device::revoked) ones. Whoever keeps something for each source gives it up. To be called before
+    /// the driver gets another answer, which can be that one of these ids is a new source.
+    pub fn take_lost(&mut self) -> Vec<SourceId> {
+        self.sources.take_lost()
+    }
+
     /// The events that wait for a buffer, oldest first, at most `room` of them. They stay until
     /// [`Device::events_taken`] says that they were written.
     pub fn next_events(&self, room: usize) -> Vec<wire::Event> {
-        self.events.peek(room)
+        let events = self.events.peek().chain(self.sources.peek(room));
+        events.take(room).map(|event| event.to_wire()).collect()
     }
 
     /// Whether an event waits for a buffer.
     pub fn has_events(&self) -> bool {
-        !self.events.is_empty()
+        !self.events.is_empty() || self.sources.has_events()
     }
 
     /// The first `count` events of [`Device::next_events`] are in a buffer of the driver.
     pub fn events_taken(&mut self, count: usize) {
-        self.events.take(count);
+        let queued = count.min(self.events.len());
+        self.events.take(queued);
+        self.sources.take(count.saturating_sub(queued));
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Replies as bytes.
 
-use virtio_irq_proto::wire::{self, FunctionListHead, MessageListHead};
-use virtio_irq_proto::{Message, Status};
+use virtio_irq_proto::wire::{self, FunctionListHead, MessageListHead, SourceListHead};
+use virtio_irq_proto::{Message, Source, Status};
 use zerocopy::IntoBytes;
 
 /// What the device writes into the device-writable part of a chain. Its length is the used length.
@@ -43,6 +43,16 @@ impl Reply {
         };
         let messages: Vec<wire::Message> = messages.iter().map(|message| message.to_wire()).collect();
         Self([head.as_bytes(), messages.as_bytes()].concat())
+    }
+
+    pub(super) fn sources(sources: impl Iterator<Item = Source>) -> Self {
+        let sources: Vec<wire::Source> = sources.map(Source::to_wire).collect();
+        let head = SourceListHead {
+            head: Status::Ok.to_head(),
+            count: saturate(sources.len()).into(),
+            ..Default::default()
+        };
+        Self([head.as_bytes(), sources.as_bytes()].concat())
     }
 }
 

@@ -16,6 +16,8 @@ const FUNCTION_GONE: &[u8] = &[9, 0, 0, 0, 0, 0, 0, 0];
 
 const PLENTY: usize = 1 << 22;
 
+const NO_SOURCES: Quota = Quota { guest: 0, function: 0 };
+
 /// Functions 3 (32 MSI vectors), 0x107 (10 MSI-X vectors) and 0x200 (refused).
 fn device() -> Device {
     let wifi = Function {
@@ -42,12 +44,12 @@ fn device() -> Device {
         ..wifi
     };
     let refused = Function { id: FunctionId(0x200), flags: FunctionFlags::NATIVE, ..wifi };
-    let mut device = Device::new(vec![
+    let functions = vec![
         Assigned { function: refused, refused: true },
         Assigned { function: wifi, refused: false },
         Assigned { function: nic, refused: false },
-    ])
-    .unwrap();
+    ];
+    let mut device = Device::new(functions, NO_SOURCES).unwrap();
     device.negotiated(1);
     device
 }
@@ -69,7 +71,7 @@ fn get(function: u16, irq_type: u8, first: u16, count: u16) -> Vec<u8> {
 fn done(step: Step) -> Vec<u8> {
     match step {
         Step::Done(reply) => reply.bytes().to_vec(),
-        Step::ReadMessages(call) => panic!("expected a reply, got {call:?}"),
+        call => panic!("expected a reply, got {call:?}"),
     }
 }
 
@@ -77,7 +79,7 @@ fn done(step: Step) -> Vec<u8> {
 fn call(step: Step) -> ReadMessages {
     match step {
         Step::ReadMessages(call) => call,
-        Step::Done(reply) => panic!("expected a call, got {reply:?}"),
+        other => panic!("expected a call, got {other:?}"),
     }
 }
 
@@ -125,7 +127,7 @@ mod a_request {
 
     #[test]
     fn of_an_unknown_type_is_unsupported_whatever_follows() {
-        for kind in [0u16, 3, 0x0101, 0x0200, 0xffff] {
+        for kind in [0u16, 3, 15, 21, 0x0101, 0x0200, 0xffff] {
             let mut request = vec![0xaa; 17];
             request[..2].copy_from_slice(&kind.to_le_bytes());
             assert_eq!(ask(&mut device(), &request), UNSUPPORTED, "type {kind}");
@@ -302,6 +304,14 @@ mod get_messages {
         assert_eq!(ask(&mut device(), &get(0x107, 1, 5, 1)), NO_VECTOR);
     }
 
+    /// Statuses of allocations are none of this request.
+    #[test]
+    fn for_which_the_host_has_no_answer_of_its_own_is_a_host_error() {
+        for failure in [Failure::Busy, Failure::NotReady] {
+            assert_eq!(ask_host(&mut device(), &get(3, 1, 5, 1), Err(failure)), HOST_ERROR);
+        }
+    }
+
     #[test]
     fn of_a_refused_function_says_so_after_the_range_was_looked_at() {
         assert_eq!(ask(&mut device(), &get(0x200, 1, 5, 1)), NOT_ISOLATED);
@@ -319,7 +329,7 @@ mod get_messages {
             msi_count: 4,
             msix_count: 0,
         };
-        let mut device = Device::new(vec![Assigned { function, refused: true }]).unwrap();
+        let mut device = Device::new(vec![Assigned { function, refused: true }], NO_SOURCES).unwrap();
         device.negotiated(1);
         assert_eq!(ask(&mut device, &get(9, 1, 3, 1)), UNSUPPORTED);
         assert_eq!(ask(&mut device, &get(9, 1, 3, 2)), NO_VECTOR);
@@ -360,7 +370,7 @@ mod get_messages {
     fn whose_result_comes_after_a_reset_fails_and_is_not_remembered() {
         let mut device = device();
         let late = call(device.request(&get(3, 1, 5, 1), PLENTY));
-        device.reset();
+        assert_eq!(device.reset(), []);
         assert_eq!(done(device.messages_read(late, block(0xfee0_0578, 0, 5..6))), HOST_ERROR);
         assert_eq!(generations(&ask_host(&mut device, &get(3, 1, 5, 1), block(0xfee0_0578, 0, 5..6))), [1]);
     }
@@ -412,11 +422,22 @@ mod a_generation {
         assert_eq!(told(&mut device, &get(3, 1, 5, 1), block(0xfee0_0578, 0, 5..6)), [1]);
     }
 
+    /// Queues that stop can mean a pause of the machine (IRQ-DEV-43).
+    #[test]
+    fn is_kept_while_the_queues_are_stopped() {
+        let mut device = device();
+        assert_eq!(told(&mut device, &get(3, 1, 5, 1), block(0xfee0_0578, 0, 5..6)), [1]);
+        let late = call(device.request(&get(3, 1, 5, 1), PLENTY));
+        assert_eq!(device.stopped(), []);
+        assert_eq!(generations(&done(device.messages_read(late, block(0xfee0_0578, 0, 5..6)))), [1]);
+        assert_eq!(told(&mut device, &get(3, 1, 5, 1), block(0xfee0_0598, 0, 5..6)), [2]);
+    }
+
     #[test]
     fn is_forgotten_at_a_reset_but_never_used_for_another_message() {
         let mut device = device();
         assert_eq!(told(&mut device, &get(3, 1, 5, 1), block(0xfee0_0578, 0, 5..6)), [1]);
-        device.reset();
+        assert_eq!(device.reset(), []);
         assert_eq!(told(&mut device, &get(3, 1, 5, 1), block(0xfee0_0598, 0, 5..6)), [2]);
     }
 }
@@ -473,10 +494,18 @@ mod events {
     fn are_forgotten_at_a_reset_while_the_function_stays_gone() {
         let mut device = device();
         ask_host(&mut device, &get(3, 1, 5, 1), Err(Failure::Gone));
-        device.reset();
+        assert_eq!(device.reset(), []);
         assert!(!device.has_events());
         assert_eq!(ask(&mut device, &get(3, 1, 5, 1)), FUNCTION_GONE);
         assert!(!device.has_events());
+    }
+
+    #[test]
+    fn wait_while_the_queues_are_stopped() {
+        let mut device = device();
+        ask_host(&mut device, &get(3, 1, 5, 1), Err(Failure::Gone));
+        assert_eq!(device.stopped(), []);
+        assert_eq!(next(&device, 9), GONE_3);
     }
 
     #[test]
@@ -536,7 +565,7 @@ fn only_known_features_are_offered_and_taken() {
 #[test]
 fn two_functions_with_one_id_are_refused() {
     let twice = device().functions.find(FunctionId(3)).unwrap().assigned.clone();
-    assert_eq!(Device::new(vec![twice.clone(), twice]).unwrap_err(), DuplicateId(FunctionId(3)));
+    assert_eq!(Device::new(vec![twice.clone(), twice], NO_SOURCES).unwrap_err(), DuplicateId(FunctionId(3)));
 }
 
 proptest::proptest! {
@@ -553,9 +582,10 @@ proptest::proptest! {
                 let pairs = vec![Pair { address: 0xfee0_0578, data: 0 }; vectors.len()];
                 match device.messages_read(call, Ok(pairs)) {
                     Step::Done(reply) => reply,
-                    Step::ReadMessages(_) => unreachable!("one call is enough"),
+                    other => unreachable!("one call is enough: {other:?}"),
                 }
             }
+            other => unreachable!("there are no sources: {other:?}"),
         };
         proptest::prop_assert!(reply.bytes().len() <= room);
         proptest::prop_assert_eq!(reply.bytes().is_empty(), room < 8);

@@ -5,8 +5,9 @@ pub mod linux;
 pub mod sim;
 
 use crate::device::{Failure, Pair};
+use std::os::fd::BorrowedFd;
 use std::{fmt, io};
-use virtio_irq_proto::{PciIds, VectorRange};
+use virtio_irq_proto::{IrqType, PciIds, VectorRange};
 
 /// One PCI function of the host.
 pub trait HostFunction: fmt::Debug + Send + Sync {
@@ -22,6 +23,46 @@ pub trait HostFunction: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`HostError::NotEnabled`] if any of the vectors is not enabled.
     fn read_messages(&self, vectors: VectorRange) -> Result<Vec<Pair>, HostError>;
+
+    /// Control over its interrupts, where the host has it.
+    fn interrupts(&self) -> Option<&dyn Interrupts>;
+}
+
+/// Control over the interrupts of one function: what event delivery needs.
+///
+/// One type of interrupts is enabled at a time. Nothing here touches interrupts that somebody else enabled.
+pub trait Interrupts: fmt::Debug + Send + Sync {
+    /// Enables a type, without delivering any interrupt yet, so that vectors below `end` can be attached if the host
+    /// has that many. Returns the number of leading vectors that can be. Where the type is already enabled by an
+    /// earlier call it stays as it is, unless the host can add vectors without moving those there are.
+    ///
+    /// # Errors
+    /// [`HostError::Busy`] if the guest's own capability or the VMM has interrupts of the function enabled;
+    /// [`HostError::NotReady`] if the VMM did not hand over the function yet.
+    fn enable(&self, irq_type: IrqType, end: u16) -> Result<u16, HostError>;
+
+    /// Signals each eventfd from now on when its vector fires, and reads the messages: one pair per vector, in their
+    /// order; for INTx, which has none, zeros.
+    ///
+    /// # Errors
+    /// None of the vectors is attached then.
+    fn attach(&self, irq_type: IrqType, triggers: &[(u16, BorrowedFd<'_>)]) -> Result<Vec<Pair>, HostError>;
+
+    /// Ends what [`Interrupts::attach`] began, and disables the type if `last`.
+    ///
+    /// # Errors
+    /// What the host did not take back; the vectors are given up all the same.
+    fn detach(&self, irq_type: IrqType, vectors: &[u16], last: bool) -> Result<(), HostError>;
+
+    /// Unmasks the pin, which VFIO masked when it fired.
+    ///
+    /// # Errors
+    /// The host failed.
+    fn unmask_pin(&self) -> Result<(), HostError>;
+
+    /// Whether what was enabled here is still enabled and signals the eventfds that were attached: the VMM shares the
+    /// function and can take its interrupts away without a word.
+    fn still_ours(&self) -> bool;
 }
 
 /// What a function is.
@@ -50,7 +91,7 @@ pub enum Isolation {
     Missing(&'static str),
 }
 
-/// Why a function has no messages to tell.
+/// Why the host side did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// At least one of the vectors is not enabled.
@@ -59,6 +100,12 @@ pub enum HostError {
     /// The function left the host.
     #[error("the function is gone")]
     Gone,
+    /// The function's interrupts are in use by the guest's own capability or the VMM.
+    #[error("the function's interrupts are in use")]
+    Busy,
+    /// The VMM did not hand over the function yet.
+    #[error("the VMM did not hand over the function yet")]
+    NotReady,
     /// The platform failed.
     #[error("cannot {operation}: {source}")]
     Failed {
@@ -79,6 +126,8 @@ impl HostError {
         match self {
             Self::NotEnabled => Failure::NotEnabled,
             Self::Gone => Failure::Gone,
+            Self::Busy => Failure::Busy,
+            Self::NotReady => Failure::NotReady,
             Self::Failed { .. } => Failure::Failed,
         }
     }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A simulated function: for tests, and for a first try on any machine. It raises no interrupts.
 
-use super::{Description, HostError, HostFunction, Isolation};
+use super::{Description, HostError, HostFunction, Interrupts, Isolation};
 use crate::device::Pair;
+use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use virtio_irq_proto::{IrqType, PciIds, VectorRange};
 
@@ -23,6 +25,19 @@ struct State {
     handle: u32,
     failures: u32,
     gone: bool,
+    /// The type that sources use.
+    sources: Option<IrqType>,
+    /// What to signal for each vector that is attached.
+    attached: BTreeMap<u16, OwnedFd>,
+    /// Fired while its pin was masked.
+    pin: Pin,
+}
+
+/// What the INTx pin is up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Pin {
+    masked: bool,
+    asserted: bool,
 }
 
 /// A model to simulate.
@@ -86,8 +101,15 @@ impl SimFunction {
     pub fn new(name: &str, ids: PciIds, msi_count: u16, msix_count: u16, index: u16) -> Self {
         let description =
             Description { ids, intx_count: 1, msi_count, msix_count, isolation: Isolation::Isolated };
-        let state =
-            State { enabled: u16::MAX, handle: 0x2b + 0x40 * u32::from(index), failures: 0, gone: false };
+        let state = State {
+            enabled: u16::MAX,
+            handle: 0x2b + 0x40 * u32::from(index),
+            failures: 0,
+            gone: false,
+            sources: None,
+            attached: BTreeMap::new(),
+            pin: Pin::default(),
+        };
         Self { name: name.into(), description, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -113,6 +135,36 @@ impl SimFunction {
         self.state().failures = count;
     }
 
+    /// Lets a vector fire, as the hardware would. Returns whether anything was signalled.
+    pub fn fire(&self, vector: u16) -> bool {
+        let mut state = self.state();
+        if state.sources == Some(IrqType::Intx) {
+            state.pin.asserted = true;
+            if state.pin.masked {
+                return false;
+            }
+            state.pin = Pin { masked: true, asserted: false };
+        }
+        state.attached.get(&vector).is_some_and(|fd| rustix::io::write(fd, &1u64.to_ne_bytes()).is_ok())
+    }
+
+    /// Vectors that are attached now.
+    pub fn attached(&self) -> Vec<u16> {
+        self.state().attached.keys().copied().collect()
+    }
+
+    /// The type of interrupts that is enabled for sources.
+    pub fn enabled_for_sources(&self) -> Option<IrqType> {
+        self.state().sources
+    }
+
+    /// Takes the interrupts away from their sources, as a VMM does that enables them for the guest's capability.
+    pub fn take_away(&self) {
+        let mut state = self.state();
+        state.attached.clear();
+        state.sources = None;
+    }
+
     /// Takes the function off the host.
     pub fn remove(&self) {
         self.state().gone = true;
@@ -121,6 +173,21 @@ impl SimFunction {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         // Every field is valid at any time, so a panic elsewhere leaves nothing half done here.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SimFunction {
+    /// The state, unless the call is one that fails.
+    fn working(&self, operation: &'static str) -> Result<std::sync::MutexGuard<'_, State>, HostError> {
+        let mut state = self.state();
+        if state.gone {
+            return Err(HostError::Gone);
+        }
+        if state.failures > 0 {
+            state.failures -= 1;
+            return Err(HostError::failed(operation)(io::Error::from_raw_os_error(libc::EIO)));
+        }
+        Ok(state)
     }
 }
 
@@ -136,26 +203,76 @@ impl HostFunction for SimFunction {
     /// Pairs in VT-d's remappable format: the address carries a table index, with the subhandle in the data of an
     /// MSI block, or an index for every entry of an MSI-X table.
     fn read_messages(&self, vectors: VectorRange) -> Result<Vec<Pair>, HostError> {
-        let mut state = self.state();
-        if state.gone {
-            return Err(HostError::Gone);
-        }
-        if state.failures > 0 {
-            state.failures -= 1;
-            return Err(HostError::failed("read a simulated message")(io::Error::from_raw_os_error(
-                libc::EIO,
-            )));
-        }
+        let state = self.working("read a simulated message")?;
         if vectors.end() > u32::from(state.enabled) {
             return Err(HostError::NotEnabled);
         }
         let range = u32::from(vectors.first)..vectors.end();
-        Ok(range
-            .map(|vector| match vectors.irq_type {
-                IrqType::Msix => Pair { address: remappable(state.handle + vector), data: 0 },
-                IrqType::Msi | IrqType::Intx => Pair { address: remappable(state.handle), data: vector },
-            })
-            .collect())
+        Ok(range.map(|vector| pair(vectors.irq_type, state.handle, vector)).collect())
+    }
+
+    fn interrupts(&self) -> Option<&dyn Interrupts> {
+        Some(self)
+    }
+}
+
+impl Interrupts for SimFunction {
+    fn enable(&self, irq_type: IrqType, _end: u16) -> Result<u16, HostError> {
+        let mut state = self.working("enable simulated interrupts")?;
+        if state.sources.is_some_and(|enabled| enabled != irq_type) {
+            return Err(HostError::Busy);
+        }
+        state.sources = Some(irq_type);
+        let all = match irq_type {
+            IrqType::Intx => self.description.intx_count,
+            IrqType::Msi => self.description.msi_count,
+            IrqType::Msix => self.description.msix_count,
+        };
+        Ok(all.min(state.enabled))
+    }
+
+    fn attach(&self, irq_type: IrqType, triggers: &[(u16, BorrowedFd<'_>)]) -> Result<Vec<Pair>, HostError> {
+        let mut state = self.working("attach simulated vectors")?;
+        let copies = triggers.iter().map(|(vector, fd)| Ok((*vector, fd.try_clone_to_owned()?)));
+        let copies: Vec<_> =
+            copies.collect::<io::Result<_>>().map_err(HostError::failed("copy an eventfd"))?;
+        state.attached.extend(copies);
+        let handle = state.handle;
+        Ok(triggers.iter().map(|(vector, _)| pair(irq_type, handle, u32::from(*vector))).collect())
+    }
+
+    fn detach(&self, _irq_type: IrqType, vectors: &[u16], last: bool) -> Result<(), HostError> {
+        let mut state = self.state();
+        state.attached.retain(|vector, _| !vectors.contains(vector));
+        if last {
+            state.sources = None;
+            state.pin = Pin::default();
+        }
+        drop(state);
+        self.working("release simulated vectors").map(drop)
+    }
+
+    fn unmask_pin(&self) -> Result<(), HostError> {
+        let mut state = self.working("unmask a simulated pin")?;
+        state.pin.masked = false;
+        let fires = state.pin.asserted;
+        drop(state);
+        if fires {
+            self.fire(0);
+        }
+        Ok(())
+    }
+
+    fn still_ours(&self) -> bool {
+        self.state().sources.is_some()
+    }
+}
+
+fn pair(irq_type: IrqType, handle: u32, vector: u32) -> Pair {
+    match irq_type {
+        IrqType::Msix => Pair { address: remappable(handle + vector), data: 0 },
+        IrqType::Msi => Pair { address: remappable(handle), data: vector },
+        IrqType::Intx => Pair { address: 0, data: 0 },
     }
 }
 

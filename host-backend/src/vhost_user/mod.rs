@@ -13,8 +13,8 @@ use crate::sys;
 use chain::{Broken, Buffers, Chain};
 use ring::Memory;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{Ordering, fence};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use tracing::{info, warn};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
@@ -23,7 +23,7 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT,
 };
-use virtio_irq_proto::{EVENT_QUEUE, Event, QUEUE_COUNT, REQUEST_QUEUE};
+use virtio_irq_proto::{Event, QUEUE_COUNT, REQUEST_QUEUE};
 use virtio_queue::QueueT;
 use vm_memory::{
     Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap,
@@ -44,6 +44,9 @@ const CHAINS_PER_WAKEUP: usize = 64;
 /// Id of [`Session::again`] in the worker's epoll instance: the ids up to the number of queues are the library's.
 const AGAIN: u16 = QUEUE_COUNT + 1;
 
+/// Id of [`Bridge::deliveries`] there.
+const FIRED: u16 = QUEUE_COUNT + 2;
+
 /// One frontend's time with the device.
 #[derive(Debug)]
 pub struct Session {
@@ -55,6 +58,10 @@ pub struct Session {
     exit: Mutex<Option<(EventConsumer, EventNotifier)>>,
     /// The consumer's descriptor, which the library leaves open when it is done with it.
     exit_fd: RawFd,
+    /// How often the queues stopped.
+    stops: AtomicU64,
+    /// Up to which of the stops it is known whether that was a reset or a pause.
+    understood: AtomicU64,
     /// A guest decides how often its rings are faulty.
     complaints: Limited,
 }
@@ -92,12 +99,16 @@ impl Session {
             again: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             exit_fd: exit.0.as_raw_fd(),
             exit: Mutex::new(Some(exit)),
+            stops: AtomicU64::new(0),
+            understood: AtomicU64::new(0),
             complaints: Limited::default(),
         });
         let daemon = VhostUserDaemon::new("frontend".to_owned(), session.clone(), memory)
             .map_err(|error| io::Error::other(error.to_string()))?;
         for worker in daemon.get_epoll_handlers() {
             worker.register_listener(session.again.as_raw_fd(), EventSet::IN, u64::from(AGAIN))?;
+            let deliveries = session.bridge.deliveries().as_fd().as_raw_fd();
+            worker.register_listener(deliveries, EventSet::IN, u64::from(FIRED))?;
         }
         Ok((session, daemon))
     }
@@ -108,10 +119,8 @@ impl Session {
         // Its memory is unmapped with the session, and the addresses may become anybody's. Where this fails, no guard
         // was ever set.
         let _ = sys::guard_guest_memory([]);
-        let mut device = session.bridge.device();
-        device.reset();
-        device.negotiated(0);
-        drop(device);
+        session.bridge.reset();
+        session.bridge.device().negotiated(0);
         if session.exit.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
             sys::close_abandoned(session.exit_fd);
         }
@@ -152,8 +161,37 @@ impl Session {
         })
     }
 
+    /// Finds out what the queues were stopped for, once the request queue is enabled again: a driver that reset the
+    /// device begins at index 0, one that was paused goes on where it was. Returns whether it is known.
+    ///
+    /// The index has 16 bits, so a pause after a multiple of 65,536 requests looks like a reset, unless the event queue
+    /// says otherwise. Nobody but the driver could tell these apart.
+    fn resume(&self, requests: &Ring, events: &Ring) -> bool {
+        let stops = self.stops.load(Ordering::Acquire);
+        if stops != self.understood.load(Ordering::Relaxed) {
+            // QEMU enables rings when all of them are set up.
+            let Some(position) = requests.position().filter(|_| requests.is_enabled()) else { return false };
+            if position == 0 && events.position().unwrap_or(0) == 0 {
+                self.bridge.reset();
+            } else {
+                info!("the guest's driver goes on after a pause");
+            }
+            self.understood.store(stops, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// To be asked with the lock of a ring held, so that the ring cannot belong to another run of the driver than the
+    /// answer.
+    fn is_stopped(&self) -> bool {
+        self.stops.load(Ordering::Acquire) != self.understood.load(Ordering::Relaxed)
+    }
+
     fn serve_requests(&self, ring: &Ring) -> Progress {
         self.work_off(ring, |state, memory| {
+            if self.is_stopped() {
+                return Ok(Look::Enough);
+            }
             let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
             let used = chain.buffers().and_then(|buffers| self.answer(buffers, memory)).unwrap_or(0);
             chain.complete(state, memory, used)?;
@@ -174,7 +212,7 @@ impl Session {
         }
         self.work_off(ring, |state, memory| {
             let mut device = self.bridge.device();
-            if !device.has_events() {
+            if !device.has_events() || self.is_stopped() {
                 return Ok(Look::Enough);
             }
             let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
@@ -285,11 +323,14 @@ impl VhostUserBackend for Session {
         self.exit.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// GET_VRING_BASE: the driver reset the device or left, or the VM is paused. Nothing tells these apart.
+    /// GET_VRING_BASE: the driver reset the device or left, or the VM is paused. Nothing tells these apart before the
+    /// queues start again.
     fn stop_vring(&self, queue_index: u32) -> io::Result<()> {
         if queue_index == u32::from(REQUEST_QUEUE) {
-            self.complaints.run(|| info!("the guest's driver stopped"));
-            self.bridge.device().reset();
+            self.complaints.run(|| info!("the guest's driver stopped, or the VM is paused"));
+            self.bridge.stop();
+            // After this queue came down, which waited for the worker, and before any comes up again.
+            self.stops.fetch_add(1, Ordering::Release);
         }
         Ok(())
     }
@@ -307,8 +348,18 @@ impl VhostUserBackend for Session {
             let _ = self.again.read();
         }
         let mut progress = Progress::Done;
-        if device_event != EVENT_QUEUE {
-            progress = self.serve_requests(requests);
+        // Always, and before requests are served: what fired before a request was made counts as before it.
+        if self.bridge.collect() {
+            progress = Progress::More;
+        }
+        let was_stopped = self.is_stopped();
+        if was_stopped && !self.resume(requests, events) {
+            return Ok(());
+        }
+        if (was_stopped || matches!(device_event, REQUEST_QUEUE | AGAIN))
+            && self.serve_requests(requests) == Progress::More
+        {
+            progress = Progress::More;
         }
         if self.deliver_events(events) == Progress::More || progress == Progress::More {
             self.wake_again();

@@ -41,6 +41,18 @@ impl Ring {
         running.then_some(state)
     }
 
+    /// The index of the available ring that the ring goes on from, if it is set up; whether it is sound or enabled does
+    /// not matter. Right after a set-up this is what the frontend gave: 0 for a driver that begins.
+    pub(super) fn position(&self) -> Option<u16> {
+        let state = self.inner.get_ref();
+        state.get_queue().ready().then(|| state.get_queue().next_avail())
+    }
+
+    /// Whether the frontend enabled the ring.
+    pub(super) fn is_enabled(&self) -> bool {
+        self.inner.get_ref().is_enabled()
+    }
+
     /// Notifies the driver; if there is no call eventfd yet, as soon as there is one. A frontend may start a ring
     /// before it sends that.
     pub(super) fn notify(&self, state: &VringState<Memory>) {

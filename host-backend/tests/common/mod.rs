@@ -193,6 +193,21 @@ impl Vm {
         vm
     }
 
+    /// As [`Vm::connect`], with a request ring whose indexes begin at `base`.
+    pub fn connect_at(socket: &Path, base: u16) -> Self {
+        let mut vm = Self::prepare(socket, !EVENT_IDX);
+        let ring = &mut vm.rings[REQUESTS];
+        (ring.available, ring.used) = (base, base);
+        let (descriptors, available, used) = (ring.descriptors(), ring.available(), ring.used());
+        for index in [available, used] {
+            vm.write(index + 2, &base.to_le_bytes());
+        }
+        vm.set_up_from(base, REQUESTS, SIZE, descriptors, available, used);
+        vm.enable(REQUESTS, true);
+        vm.start_ring(EVENTS);
+        vm
+    }
+
     /// Connects and shares the memory; no ring is set up.
     pub fn prepare(socket: &Path, wanted: u64) -> Self {
         Self::prepare_over(UnixStream::connect(socket).unwrap(), wanted)
@@ -243,9 +258,14 @@ impl Vm {
 
     /// Sets a ring up and enables it, as QEMU does: size, base, addresses, kick, call, enable.
     pub fn set_up(&self, index: usize, size: u16, descriptors: u64, available: u64, used: u64) {
+        self.set_up_from(0, index, size, descriptors, available, used);
+        self.enable(index, true);
+    }
+
+    fn set_up_from(&self, base: u16, index: usize, size: u16, descriptors: u64, available: u64, used: u64) {
         let ring = &self.rings[index];
         self.frontend.set_vring_num(index, size).unwrap();
-        self.frontend.set_vring_base(index, 0).unwrap();
+        self.frontend.set_vring_base(index, base).unwrap();
         let config = VringConfigData {
             queue_max_size: size,
             queue_size: size,
@@ -258,7 +278,6 @@ impl Vm {
         self.frontend.set_vring_addr(index, &config).unwrap();
         self.frontend.set_vring_kick(index, &ring.kick).unwrap();
         self.frontend.set_vring_call(index, &ring.call).unwrap();
-        self.enable(index, true);
     }
 
     pub fn enable(&self, index: usize, enable: bool) {
@@ -273,6 +292,26 @@ impl Vm {
         let (available, used) = (ring.available(), ring.used());
         self.write(available, &[0; 0x100]);
         self.write(used, &[0; 0x200]);
+    }
+
+    /// Stops both rings as the pause of a machine does; the memory stays as it is. Returns where they stopped.
+    pub fn pause(&mut self) -> [u16; 2] {
+        [REQUESTS, EVENTS].map(|index| {
+            self.enable(index, false);
+            self.frontend.get_vring_base(index).unwrap() as u16
+        })
+    }
+
+    /// Lets both rings go on where they were, as QEMU does: sets up both, enables and kicks them.
+    pub fn go_on(&mut self, bases: [u16; 2]) {
+        for (index, base) in bases.into_iter().enumerate() {
+            let ring = &self.rings[index];
+            self.set_up_from(base, index, SIZE, ring.descriptors(), ring.available(), ring.used());
+        }
+        for index in [REQUESTS, EVENTS] {
+            self.enable(index, true);
+            self.kick(index);
+        }
     }
 
     pub fn write(&self, address: u64, bytes: &[u8]) {
@@ -380,6 +419,20 @@ pub fn list_functions(start: u16, count: u16) -> Vec<u8> {
     let [s0, s1] = start.to_le_bytes();
     let [c0, c1] = count.to_le_bytes();
     vec![1, 0, 0, 0, 0, 0, 0, 0, s0, s1, c0, c1, 0, 0, 0, 0]
+}
+
+/// ALLOCATE: `count` MSI sources of a function, no more and no fewer.
+pub fn allocate(function: u16, count: u16) -> Vec<u8> {
+    let [f0, f1] = function.to_le_bytes();
+    let [c0, c1] = count.to_le_bytes();
+    vec![16, 0, 0, 0, 0, 0, 0, 0, f0, f1, 1, 0, c0, c1, c0, c1, 0, 0, 1, 0, 0, 0, 0, 0]
+}
+
+/// FREE (17), MASK (18) or UNMASK (19).
+pub fn sources(kind: u8, first: u32, count: u16) -> Vec<u8> {
+    let [s0, s1, s2, s3] = first.to_le_bytes();
+    let [c0, c1] = count.to_le_bytes();
+    vec![kind, 0, 0, 0, 0, 0, 0, 0, s0, s1, s2, s3, c0, c1, 0, 0]
 }
 
 pub fn get_messages(function: u16, irq_type: u8, first: u16, count: u16) -> Vec<u8> {

@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU16;
-use vhost_device_irq::device::{Assigned, Device, Pair, Step};
+use vhost_device_irq::device::{Assigned, Device, Pair, Quota, Step};
 use vhost_device_irq::host::HostFunction;
 use vhost_device_irq::host::sim::SimFunction;
 use virtio_irq_driver::{Device as Driver, Fetch, Find, FindError, Progress, Target, events};
@@ -121,7 +121,7 @@ impl Joined {
             },
             refused: a.refused,
         });
-        let mut device = Device::new(assigned.collect()).unwrap();
+        let mut device = Device::new(assigned.collect(), Quota { guest: 0, function: 0 }).unwrap();
         device.negotiated(1 << F_NATIVE);
         let hosts = assignments.values().map(|a| {
             (FunctionId(a.id), SimFunction::new("sim", ids(a.model), a.msi_count, a.msix_count, a.id))
@@ -163,6 +163,7 @@ impl Joined {
                     let result = self.hosts[&call.function()].read_messages(call.vectors());
                     step = self.device.messages_read(call, result.map_err(|error| error.failure()));
                 }
+                other => panic!("no source was asked for: {other:?}"),
             }
         }
         panic!("a request takes a bounded number of host calls");
@@ -212,7 +213,7 @@ impl Joined {
                 self.model.native = *native;
             }
             Operation::Reset => {
-                self.device.reset();
+                assert_eq!(self.device.reset(), []);
                 self.model.told.clear();
                 self.model.moved.clear();
                 self.model.gone_events.clear();
@@ -371,6 +372,7 @@ impl Joined {
                     };
                     assert!(self.model.told.keys().any(|key| concerned(&key)), "a message that was told");
                 }
+                Event::Interrupt { .. } | Event::SourceRevoked { .. } => panic!("there are no sources"),
             }
         }
     }
@@ -600,7 +602,7 @@ fn a_host_call_from_before_a_reset_tells_nothing() {
     else {
         panic!("the host has to be asked")
     };
-    joined.device.reset();
+    assert_eq!(joined.device.reset(), []);
     let pairs = joined.hosts[&FunctionId(3)].read_messages(vectors).unwrap();
     let Step::Done(reply) = joined.device.messages_read(call, Ok(pairs)) else {
         panic!("it is the last step")

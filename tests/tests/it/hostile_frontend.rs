@@ -354,7 +354,7 @@ fn the_configuration_space_can_be_read_in_any_part_and_not_written() {
         link.ask(FrontendReq::GET_CONFIG, &payload).map(|reply| reply[12..].to_vec())
     };
     let whole = config(0, 16).unwrap();
-    assert_eq!(whole, b"VIRQ\x01\0\0\0\0\0\0\0\0\x08\0\0");
+    assert_eq!(whole, b"VIRQ\x01\0\0\0\0\x08\0\0\0\x08\0\0");
     assert_eq!(config(12, 2).unwrap(), whole[12..14]);
     assert_eq!(config(14, 8).unwrap(), [0; 8]);
     for (offset, size) in [(0, 0), (256, 1), (250, 16), (u32::MAX, 16), (0, 257), (0, u32::MAX)] {

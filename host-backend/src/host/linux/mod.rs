@@ -15,7 +15,7 @@ mod tests;
 
 pub use sysfs::{Platform, Sysfs};
 
-use super::{Description, HostError, HostFunction};
+use super::{Description, HostError, HostFunction, Interrupts};
 use crate::device::Pair;
 use crate::vfio::DeviceSupply;
 use capability::{Capabilities, MsiCapability};
@@ -142,6 +142,10 @@ impl HostFunction for LinuxFunction {
             (IrqType::Msix, _, Some(msix)) => msix.read(&self.config, vectors),
             _ => Err(HostError::NotEnabled),
         }
+    }
+
+    fn interrupts(&self) -> Option<&dyn Interrupts> {
+        None
     }
 }
 

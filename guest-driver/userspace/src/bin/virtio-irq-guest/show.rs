@@ -134,6 +134,22 @@ impl<'a, W: Write> Show<'a, W> {
                 writeln!(self.out, "function {function}: the messages of {kind} {first}-{last} changed")
             }
             Event::FunctionGone { function } => writeln!(self.out, "function {function}: gone from the host"),
+            Event::Interrupt { function, source } if self.json => self.line(&json!({
+                "event": "interrupt",
+                "function": function.0,
+                "source": source.0,
+            })),
+            Event::SourceRevoked { function, source } if self.json => self.line(&json!({
+                "event": "source-revoked",
+                "function": function.0,
+                "source": source.0,
+            })),
+            Event::Interrupt { function, source } => {
+                writeln!(self.out, "function {function}: source {source} fired")
+            }
+            Event::SourceRevoked { function, source } => {
+                writeln!(self.out, "function {function}: source {source} was revoked")
+            }
         }?;
         self.out.flush()
     }

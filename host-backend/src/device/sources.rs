@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The sources that the guest holds, and which of them have something to say.
+
+use std::collections::{BTreeMap, VecDeque};
+use virtio_irq_proto::{Event, FunctionId, IrqType, SourceId, SourceRange, Status};
+
+/// How many sources a guest may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Of all functions together: the `max_sources` of the configuration space.
+    pub guest: u32,
+    /// Of one function.
+    pub function: u32,
+}
+
+/// Vectors of one function, each with the source that it is.
+pub type Vectors = Vec<(u16, SourceId)>;
+
+#[derive(Debug)]
+pub(super) struct Sources {
+    quota: Quota,
+    /// Indexed by source id. Grows to the quota.
+    slots: Vec<Option<Slot>>,
+    used: u32,
+    /// What each function has. A function has sources of one type at a time, as VFIO has interrupts.
+    claims: BTreeMap<FunctionId, Claim>,
+    /// Sources that fired and are not masked, each once, in the order in which they fired: this is what makes
+    /// delivery fair.
+    ready: VecDeque<SourceId>,
+    /// Sources that were lost and of which the driver does not know, each once.
+    revoked: VecDeque<SourceId>,
+    /// Sources that ended without anything for the host to release.
+    lost: Vec<SourceId>,
+}
+
+#[derive(Debug)]
+struct Claim {
+    irq_type: IrqType,
+    vectors: BTreeMap<u16, SourceId>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    function: FunctionId,
+    irq_type: IrqType,
+    vector: u16,
+    /// Held back by the driver. An INTx source masks itself when it fires, as the pin does under VFIO.
+    masked: bool,
+    /// Fired since its last event.
+    pending: bool,
+    /// Lost: it fires no more.
+    revoked: bool,
+}
+
+impl Sources {
+    pub(super) fn new(quota: Quota) -> Self {
+        Self {
+            quota,
+            slots: Vec::new(),
+            used: 0,
+            claims: BTreeMap::new(),
+            ready: VecDeque::new(),
+            revoked: VecDeque::new(),
+            lost: Vec::new(),
+        }
+    }
+
+    pub(super) fn quota(&self) -> Quota {
+        self.quota
+    }
+
+    /// The type of the sources that a function has, if it has any.
+    pub(super) fn claimed(&self, function: FunctionId) -> Option<IrqType> {
+        self.claims.get(&function).map(|claim| claim.irq_type)
+    }
+
+    /// Number of sources that the function could still get.
+    pub(super) fn room(&self, function: FunctionId) -> u32 {
+        let held = self.claims.get(&function).map_or(0, |claim| claim.vectors.len());
+        let held = u32::try_from(held).unwrap_or(u32::MAX);
+        self.quota.function.saturating_sub(held).min(self.quota.guest.saturating_sub(self.used))
+    }
+
+    /// Vectors from `first` up to `end` that are not sources, in ascending order.
+    pub(super) fn unclaimed(&self, function: FunctionId, first: u16, end: u16) -> impl Iterator<Item = u16> {
+        let claim = self.claims.get(&function);
+        (first..end).filter(move |vector| claim.is_none_or(|claim| !claim.vectors.contains_key(vector)))
+    }
+
+    /// Whether the vector of the function is a source.
+    pub(super) fn vector_is_held(&self, function: FunctionId, vector: u16) -> bool {
+        self.claims.get(&function).is_some_and(|claim| claim.vectors.contains_key(&vector))
+    }
+
+    /// Whether all of these are the driver's and none was lost.
+    pub(super) fn hold(&self, vectors: &Vectors) -> bool {
+        vectors.iter().all(|(_, id)| slot_of(&self.slots, *id).is_some_and(|slot| !slot.revoked))
+    }
+
+    /// Makes sources of these vectors, which are unclaimed and no more than there is room for.
+    pub(super) fn claim(&mut self, function: FunctionId, irq_type: IrqType, vectors: &[u16]) -> Vectors {
+        let claim =
+            self.claims.entry(function).or_insert_with(|| Claim { irq_type, vectors: BTreeMap::new() });
+        let mut ids = (0..self.quota.guest).map(SourceId);
+        let mut made = Vec::with_capacity(vectors.len());
+        for vector in vectors {
+            let slot =
+                Slot { function, irq_type, vector: *vector, masked: false, pending: false, revoked: false };
+            // The lowest free ids: a driver can keep its tables short.
+            let Some(id) = ids.find(|id| slot_of(&self.slots, *id).is_none()) else { break };
+            let index = index(id);
+            if index >= self.slots.len() {
+                self.slots.resize(index.saturating_add(1), None);
+            }
+            if let Some(place) = self.slots.get_mut(index) {
+                *place = Some(slot);
+                self.used = self.used.saturating_add(1);
+                claim.vectors.insert(*vector, id);
+                made.push((*vector, id));
+            }
+        }
+        made
+    }
+
+    /// Takes sources away from the driver. Returns the vectors by function, and whether the function has none left.
+    /// Revoked ones have no vector to release any more.
+    pub(super) fn remove(&mut self, sources: impl Iterator<Item = SourceId>) -> Vec<Detach> {
+        let mut removed: BTreeMap<FunctionId, Detach> = BTreeMap::new();
+        let mut forget = false;
+        for id in sources {
+            let Some(slot) = self.slots.get_mut(index(id)).and_then(Option::take) else { continue };
+            self.used = self.used.saturating_sub(1);
+            forget |= slot.pending || slot.revoked;
+            if slot.revoked {
+                continue;
+            }
+            let entry = removed.entry(slot.function).or_insert_with(|| Detach {
+                function: slot.function,
+                irq_type: slot.irq_type,
+                vectors: Vec::new(),
+                last: false,
+            });
+            entry.vectors.push((slot.vector, id));
+            if let Some(claim) = self.claims.get_mut(&slot.function) {
+                claim.vectors.remove(&slot.vector);
+                if claim.vectors.is_empty() {
+                    self.claims.remove(&slot.function);
+                    entry.last = true;
+                }
+            }
+        }
+        if forget {
+            let slots = &self.slots;
+            self.ready.retain(|id| slot_of(slots, *id).is_some());
+            self.revoked.retain(|id| slot_of(slots, *id).is_some());
+        }
+        removed.into_values().collect()
+    }
+
+    /// Takes everything away from the driver.
+    pub(super) fn clear(&mut self) -> Vec<Detach> {
+        let all = 0..u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        self.remove(all.map(SourceId))
+    }
+
+    /// The sources of a function, revoked ones among them.
+    pub(super) fn of(&self, function: FunctionId) -> Vec<SourceId> {
+        (0u32..)
+            .zip(&self.slots)
+            .filter(|(_, slot)| slot.is_some_and(|slot| slot.function == function))
+            .map(|(id, _)| SourceId(id))
+            .collect()
+    }
+
+    /// The ids of a range, if all of them are the driver's.
+    pub(super) fn owned(&self, range: SourceRange) -> Result<impl Iterator<Item = SourceId> + use<>, Status> {
+        let ids = (range.first.0..).take(usize::from(range.count.get())).map(SourceId);
+        let whole = range.end() <= u64::try_from(self.slots.len()).unwrap_or(0);
+        if whole && ids.clone().all(|id| slot_of(&self.slots, id).is_some()) {
+            Ok(ids)
+        } else {
+            Err(Status::NoSource)
+        }
+    }
+
+    /// A source fired. One that the driver does not hold any more fired too late, and is ignored.
+    pub(super) fn fired(&mut self, id: SourceId) {
+        if let Some(Some(slot)) = self.slots.get_mut(index(id))
+            && !slot.pending
+            && !slot.revoked
+        {
+            slot.pending = true;
+            if !slot.masked {
+                self.ready.push_back(id);
+            }
+        }
+    }
+
+    /// Masks a source; what is pending stays so.
+    pub(super) fn mask(&mut self, sources: impl Iterator<Item = SourceId>) {
+        let mut hold_back = false;
+        for id in sources {
+            if let Some(Some(slot)) = self.slots.get_mut(index(id)) {
+                slot.masked = true;
+                hold_back |= slot.pending;
+            }
+        }
+        if hold_back {
+            let slots = &self.slots;
+            self.ready.retain(|id| slot_of(slots, *id).is_some_and(|slot| !slot.masked));
+        }
+    }
+
+    /// Unmasks sources, and makes those ready that fired meanwhile. Returns the functions whose pin has to be unmasked
+    /// on the host.
+    pub(super) fn unmask(&mut self, sources: impl Iterator<Item = SourceId>) -> Vec<FunctionId> {
+        let mut pins = Vec::new();
+        for id in sources {
+            if let Some(Some(slot)) = self.slots.get_mut(index(id))
+                && slot.masked
+            {
+                slot.masked = false;
+                if slot.pending {
+                    self.ready.push_back(id);
+                } else if slot.irq_type == IrqType::Intx && !slot.revoked {
+                    pins.push(slot.function);
+                }
+            }
+        }
+        pins
+    }
+
+    /// The host did not unmask the pin of the function, which is a source. One that fired meanwhile masks itself when
+    /// its event is delivered.
+    pub(super) fn keep_pin_masked(&mut self, function: FunctionId) {
+        let Some(claim) = self.claims.get(&function) else { return };
+        for id in claim.vectors.values() {
+            if let Some(Some(slot)) = self.slots.get_mut(index(*id)) {
+                slot.masked |= slot.irq_type == IrqType::Intx && !slot.pending;
+            }
+        }
+    }
+
+    /// The host took the function's interrupts away: its sources are lost, and the driver is told of each.
+    pub(super) fn revoke(&mut self, function: FunctionId) {
+        let Some(claim) = self.claims.remove(&function) else { return };
+        let vectors = self.end_claim(claim);
+        self.lost.extend(vectors.into_iter().map(|(_, id)| id));
+    }
+
+    /// Takes every source away, and tells the driver of each. Returns what the host has to release.
+    pub(super) fn revoke_all(&mut self) -> Vec<Detach> {
+        let claims = std::mem::take(&mut self.claims);
+        let release = |(function, claim): (FunctionId, Claim)| Detach {
+            function,
+            irq_type: claim.irq_type,
+            vectors: self.end_claim(claim),
+            last: true,
+        };
+        claims.into_iter().map(release).collect()
+    }
+
+    fn end_claim(&mut self, claim: Claim) -> Vectors {
+        let vectors: Vectors = claim.vectors.into_iter().collect();
+        for (_, id) in &vectors {
+            if let Some(Some(slot)) = self.slots.get_mut(index(*id)) {
+                slot.revoked = true;
+                slot.pending = false;
+                self.revoked.push_back(*id);
+            }
+        }
+        let slots = &self.slots;
+        self.ready.retain(|id| slot_of(slots, *id).is_some_and(|slot| slot.pending));
+        vectors
+    }
+
+    /// The function is gone and the driver is told that instead.
+    pub(super) fn drop_function(&mut self, function: FunctionId) {
+        let removed = self.remove(self.of(function).into_iter());
+        self.lost.extend(removed.into_iter().flat_map(|detach| detach.vectors).map(|(_, id)| id));
+    }
+
+    /// Sources that ended since the last call without anything for the host to release.
+    pub(super) fn take_lost(&mut self) -> Vec<SourceId> {
+        std::mem::take(&mut self.lost)
+    }
+
+    pub(super) fn has_events(&self) -> bool {
+        !self.ready.is_empty() || !self.revoked.is_empty()
+    }
+
+    /// At most `room` events: lost sources first, then those that fired, longest waiting first.
+    pub(super) fn peek(&self, room: usize) -> impl Iterator<Item = Event> + '_ {
+        let function = |id: &SourceId| slot_of(&self.slots, *id).map(|slot| slot.function);
+        let lost = self.revoked.iter().filter_map(move |id| {
+            function(id).map(|function| Event::SourceRevoked { function, source: *id })
+        });
+        let fired = self
+            .ready
+            .iter()
+            .filter_map(move |id| function(id).map(|function| Event::Interrupt { function, source: *id }));
+        lost.chain(fired).take(room)
+    }
+
+    /// The first `count` events of [`Sources::peek`] are the driver's.
+    pub(super) fn take(&mut self, count: usize) {
+        let lost = count.min(self.revoked.len());
+        self.revoked.drain(..lost);
+        let fired = count.saturating_sub(lost).min(self.ready.len());
+        for id in self.ready.drain(..fired) {
+            if let Some(Some(slot)) = self.slots.get_mut(index(id)) {
+                slot.pending = false;
+                slot.masked = slot.irq_type == IrqType::Intx;
+            }
+        }
+    }
+}
+
+/// Vectors of one function that are sources no more: the host side stops their delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Detach {
+    /// Whose vectors.
+    pub function: FunctionId,
+    /// Of which type.
+    pub irq_type: IrqType,
+    /// Which vectors, each with the source that it was.
+    pub vectors: Vectors,
+    /// The function has no sources any more: its interrupts are to be disabled on the host.
+    pub last: bool,
+}
+
+fn index(id: SourceId) -> usize {
+    // usize has at least 32 bits on every host that has virtual machines.
+    usize::try_from(id.0).unwrap_or(usize::MAX)
+}
+
+fn slot_of(slots: &[Option<Slot>], id: SourceId) -> Option<&Slot> {
+    slots.get(index(id)).and_then(Option::as_ref)
+}
