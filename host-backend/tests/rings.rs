@@ -66,10 +66,15 @@ fn chains_that_break_the_rules_are_given_back_untouched() {
     let outside = BASE + MEMORY as u64;
     vm.write(page(0), &get_messages(0, 1, 5, 1));
     let request = (page(0), 16, NEXT, 1);
-    let cases: [(&str, &[Descriptor]); 12] = [
+    let cases: [(&str, &[Descriptor]); 14] = [
         ("a loop of one", &[(page(0), 16, NEXT, 0)]),
         ("a loop of two", &[request, (page(1), 64, NEXT | WRITE, 0)]),
         ("a successor beyond the table", &[(page(0), 16, NEXT, SIZE)]),
+        (
+            "a writable buffer whose successor is beyond the table",
+            &[request, (page(1), 64, NEXT | WRITE, SIZE)],
+        ),
+        ("a writable buffer that follows itself", &[request, (page(1), 64, NEXT | WRITE, 1)]),
         ("readable after writable", &[request, (page(1), 64, NEXT | WRITE, 2), (page(2), 16, 0, 0)]),
         ("readable outside of memory", &[(outside, 16, NEXT, 1), (page(1), 64, WRITE, 0)]),
         ("writable outside of memory", &[request, (0x1000, 64, WRITE, 0)]),
@@ -273,6 +278,19 @@ fn a_disabled_ring_is_not_touched_and_catches_up_when_enabled() {
     daemon.stop();
 }
 
+/// The next used element, of which no notification tells.
+#[track_caller]
+fn look_for_used(vm: &mut Vm) -> (u16, u32) {
+    let start = std::time::Instant::now();
+    loop {
+        if let Some(used) = vm.take_used(REQUESTS) {
+            return used;
+        }
+        assert!(start.elapsed() < LONG, "no chain is given back");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn notifications_are_suppressed_as_the_driver_asks() {
     let daemon = Daemon::start(&["sim:wcn6855"]);
@@ -285,17 +303,20 @@ fn notifications_are_suppressed_as_the_driver_asks() {
     }
     // used_event: notify after the chain with this index, not before.
     let used_event = vm.rings[REQUESTS].available() + 4 + 2 * u64::from(SIZE);
+    vm.frontend.get_features().unwrap();
     vm.write(used_event, &2u16.to_le_bytes());
     for head in [0, 1] {
         vm.submit(REQUESTS, &[head]);
+        assert_eq!(look_for_used(&mut vm), (head, 8));
+        // Disabling waits until the worker is done with the ring.
+        vm.enable(REQUESTS, false);
+        vm.frontend.get_features().unwrap();
+        assert!(!readable(&vm.call(REQUESTS), std::time::Duration::ZERO), "chain {head}");
+        vm.enable(REQUESTS, true);
     }
     vm.submit(REQUESTS, &[2]);
     assert!(readable(&vm.call(REQUESTS), LONG));
-    let calls = vm.rings[REQUESTS].call.read().unwrap();
-    assert_eq!(calls, 1, "one notification for three chains");
-    for head in [0, 1, 2] {
-        assert_eq!(vm.take_used(REQUESTS), Some((head, 8)));
-    }
+    assert_eq!(vm.take_used(REQUESTS), Some((2, 8)));
     // The device tells up to where it has seen the ring.
     let avail_event = vm.rings[REQUESTS].used() + 4 + 8 * u64::from(SIZE);
     assert_eq!(vm.read(avail_event, 2), [3, 0]);
@@ -314,12 +335,7 @@ fn notifications_are_suppressed_by_the_flag_of_a_driver_without_event_idx() {
     let flags = vm.rings[REQUESTS].available();
     vm.write(flags, &[1, 0]);
     vm.submit(REQUESTS, &[0]);
-    // Only looking tells when the chain is back: no notification will.
-    let start = std::time::Instant::now();
-    while vm.take_used(REQUESTS).is_none() {
-        assert!(start.elapsed() < LONG);
-        std::thread::yield_now();
-    }
+    assert_eq!(look_for_used(&mut vm), (0, 8));
     // Disabling waits until the worker is done with the ring.
     vm.enable(REQUESTS, false);
     vm.frontend.get_features().unwrap();

@@ -79,11 +79,19 @@ fn round_trips(of: &Value) -> String {
         let times = format!("{:.2}", row["times_floor"].as_f64().unwrap_or(f64::NAN));
         table.add_row([name.to_owned(), time(&row["median_ns"]), time(&row["p99_ns"]), times]);
     }
-    let least = of["get_messages_1"]["times_floor"].as_f64().unwrap_or(f64::NAN);
-    let waiting = of["get_messages_1"]["times_epoll_floor"].as_f64().unwrap_or(f64::NAN);
+    let ratio = |key: &str| of["get_messages_1"][key].as_f64().unwrap_or(f64::NAN);
+    let median = |key: &str| of[key]["median_ns"].as_f64().unwrap_or(f64::NAN) / 1000.0;
+    let waits = median("eventfd_epoll") - median("eventfd_read");
+    let rest = median("get_messages_1") - median("eventfd_epoll");
     format!(
-        "{table}\n\nAim: one vector at most 1.3 times the floor; measured {least:.2} times, and {waiting:.2} times the floor with \
-         epoll on both sides."
+        "{table}\n\n\
+         Aim: one vector at most 1.3 times the floor. Measured: {:.2} times. Of what is above the floor, {waits:.1} µs are \
+         the waits in epoll: the daemon has two queues and its end to wait for, the driver a limit. {:.1} µs are code, on both \
+         sides together: taking and returning chains, copying in and out of guest memory, the device itself. Against a floor \
+         that waits the same way it is {:.2} times.",
+        ratio("times_floor"),
+        rest,
+        ratio("times_epoll_floor"),
     )
 }
 

@@ -14,6 +14,13 @@ pub(crate) enum Outcome {
     NotRun(String),
 }
 
+impl Outcome {
+    /// Goes on with `next` if this passed.
+    fn and(self, next: impl FnOnce() -> Self) -> Self {
+        if matches!(self, Self::Passed) { next() } else { self }
+    }
+}
+
 struct Stage {
     name: &'static str,
     what: &'static str,
@@ -73,12 +80,17 @@ fn summarize(results: &[(&str, Outcome, Duration)], strict: bool) -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// The kernel object's crate has a workspace of its own, because it is built for another target.
+const KERNEL_CRATE: &str = "guest-driver/linux/rust/Cargo.toml";
+
 fn format(root: &Path) -> Outcome {
     cargo(root, &["fmt", "--all", "--check"])
+        .and(|| cargo(root, &["fmt", "--manifest-path", KERNEL_CRATE, "--check"]))
 }
 
 fn lints(root: &Path) -> Outcome {
     cargo(root, &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"])
+        .and(|| kernel_crate(root, "clippy", &["--all-targets", "--", "--deny", "warnings"]))
 }
 
 /// Advisories are left out: their database is a repository that has to be fetched.
@@ -105,7 +117,15 @@ fn docs(root: &Path) -> Outcome {
 }
 
 fn tests(root: &Path) -> Outcome {
-    cargo(root, &["test", "--workspace", "--locked"])
+    cargo(root, &["test", "--workspace", "--locked"]).and(|| kernel_crate(root, "test", &[]))
+}
+
+fn kernel_crate(root: &Path, task: &str, arguments: &[&str]) -> Outcome {
+    let mut command = cargo_command(root);
+    command.args([task, "--locked", "--manifest-path", KERNEL_CRATE]);
+    // The workspace's target directory, or else the crate would make one of its own beside its source.
+    command.arg("--target-dir").arg(root.join("target/kernel-crate")).args(arguments);
+    finish(command)
 }
 
 fn cargo(root: &Path, args: &[&str]) -> Outcome {

@@ -9,9 +9,10 @@ use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vhost::VhostUserMemoryRegionInfo;
+use vm_memory::mmap::FromRangesError;
 use vm_memory::{
-    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap,
-    mmap::FromRangesError,
+    Bytes, FileOffset, GuestAddress, GuestMemoryError, GuestMemoryRegion, GuestRegionMmap,
+    MemoryRegionAddress,
 };
 
 /// Size of a page of guest memory, the unit of allocation.
@@ -34,7 +35,7 @@ const POISON: u8 = 0xa5;
 /// wrote.
 #[derive(Debug)]
 pub struct GuestMemory {
-    map: GuestMemoryMmap,
+    map: GuestRegionMmap,
     file: FileOffset,
     pages: Mutex<Pages>,
 }
@@ -74,14 +75,14 @@ impl GuestMemory {
         let length = u64::try_from(size).map_err(|_| create(io::ErrorKind::InvalidInput.into()))?;
         file.set_len(length).map_err(create)?;
         let file = FileOffset::new(file, 0);
-        let map = GuestMemoryMmap::from_ranges_with_files([(GuestAddress(BASE), size, Some(file.clone()))])?;
+        let map = GuestRegionMmap::from_range(GuestAddress(BASE), size, Some(file.clone()))?;
         let pages = Pages { taken: vec![false; size / PAGE], shared: vec![0; size / PAGE] };
         Ok(Self { map, file, pages: Mutex::new(pages) })
     }
 
     /// The entry of this memory in a vhost-user memory table.
     pub fn region(&self) -> Result<VhostUserMemoryRegionInfo, GuestMemoryError> {
-        let user = self.map.get_host_address(GuestAddress(BASE))?;
+        let user = self.map.get_host_address(MemoryRegionAddress(0))?;
         Ok(VhostUserMemoryRegionInfo {
             guest_phys_addr: BASE,
             memory_size: (self.pages().taken.len() * PAGE) as u64,
@@ -93,7 +94,7 @@ impl GuestMemory {
 
     /// Where this process maps a guest-physical address; vhost-user names rings by it.
     pub fn user_address(&self, address: u64) -> Option<NonNull<u8>> {
-        NonNull::new(self.map.get_host_address(GuestAddress(address)).ok()?)
+        NonNull::new(self.map.get_host_address(offset(address)?).ok()?)
     }
 
     /// Number of pages that are in use, by rings or by shared buffers.
@@ -121,7 +122,7 @@ impl GuestMemory {
     /// Makes a copy of `content` that the device can read.
     pub(crate) fn share_readable(&self, content: &[u8]) -> Option<u64> {
         let address = self.share(content.len())?;
-        self.map.write_slice(content, GuestAddress(address)).ok()?;
+        self.map.write_slice(content, offset(address)?).ok()?;
         Some(address)
     }
 
@@ -138,8 +139,8 @@ impl GuestMemory {
         // Only a bug in this crate gets here: the address never comes from the device.
         let count = count.unwrap_or_else(|| panic!("{address:#x} is not shared"));
         if let Some(into) = into {
-            let read = self.map.read_slice(into, GuestAddress(address));
-            debug_assert!(read.is_ok(), "a shared buffer lies in guest memory");
+            let read = offset(address).map(|at| self.map.read_slice(into, at));
+            debug_assert!(matches!(read, Some(Ok(()))), "a shared buffer lies in guest memory");
         }
         self.pages().give(address, count);
     }
@@ -165,8 +166,8 @@ impl GuestMemory {
     fn fill(&self, address: u64, page: &[u8; PAGE], length: usize) {
         for start in (0..length).step_by(PAGE) {
             let part = &page[..PAGE.min(length - start)];
-            let filled = self.map.write_slice(part, GuestAddress(address + start as u64));
-            debug_assert!(filled.is_ok(), "allocated pages lie in guest memory");
+            let filled = offset(address + start as u64).map(|at| self.map.write_slice(part, at));
+            debug_assert!(matches!(filled, Some(Ok(()))), "allocated pages lie in guest memory");
         }
     }
 
@@ -212,8 +213,13 @@ impl Pages {
     }
 
     fn index(address: u64) -> Option<usize> {
-        usize::try_from(address.checked_sub(BASE)?).ok().map(|offset| offset / PAGE)
+        usize::try_from(offset(address)?.0).ok().map(|offset| offset / PAGE)
     }
+}
+
+/// Where in the mapping a guest-physical address lies.
+fn offset(address: u64) -> Option<MemoryRegionAddress> {
+    address.checked_sub(BASE).map(MemoryRegionAddress)
 }
 
 /// Number of pages that a buffer takes.
@@ -245,7 +251,7 @@ mod tests {
         let memory = memory(4);
         let mut buffer = [1_u8; 5];
         let address = memory.share_writable(buffer.len()).unwrap();
-        memory.map.write_slice(&[7; 3], GuestAddress(address)).unwrap();
+        memory.map.write_slice(&[7; 3], offset(address).unwrap()).unwrap();
         assert_eq!(buffer, [1; 5]);
         memory.unshare(address, Some(&mut buffer));
         assert_eq!(buffer, [7, 7, 7, POISON, POISON]);
