@@ -73,6 +73,7 @@ impl Bridge {
                     self.device().messages_read(call, result.map_err(|error| error.failure()))
                 }
                 Step::Enable(call) => {
+                    self.end_lost_sources(call.function());
                     let (irq_type, end) = (call.irq_type(), call.end());
                     let result = self.control(call.function(), |host| host.enable(irq_type, end));
                     self.device().enabled(call, result.map_err(|error| error.failure()))
@@ -128,6 +129,19 @@ impl Bridge {
     /// What is readable when [`Bridge::collect`] has something to do.
     pub fn deliveries(&self) -> &Deliveries {
         &self.deliveries
+    }
+
+    /// Revokes the sources of a function if the VMM took its interrupts away. Nothing says so when it happens, so this
+    /// looks where the answer matters: before more is built on them.
+    fn end_lost_sources(&self, id: FunctionId) {
+        let Some(host) = self.functions.get(&id).and_then(|function| function.interrupts()) else { return };
+        if !host.still_ours() {
+            self.device().revoked(id);
+            // The type no longer matters: everything of ours goes.
+            if let Err(error) = host.detach(IrqType::Msi, &[], true) {
+                self.complaints.run(|| warn!("function {id}: {error}"));
+            }
+        }
     }
 
     fn attach(&self, call: &Attach) -> Result<Vec<Pair>, HostError> {

@@ -29,6 +29,8 @@ struct State {
     sources: Option<IrqType>,
     /// What to signal for each vector that is attached.
     attached: BTreeMap<u16, OwnedFd>,
+    /// The sources lost their interrupts.
+    taken: bool,
     /// Fired while its pin was masked.
     pin: Pin,
 }
@@ -76,7 +78,7 @@ pub const KINDS: [SimKind; 4] = [
     SimKind {
         name: "wcn6855",
         what: "a Wi-Fi card that ath11k drives, 32 MSI vectors",
-        ids: model(0x17cb, 0x1103, 0x0280_0001),
+        ids: PciIds { subsystem_device: 0x0108, ..model(0x17cb, 0x1103, 0x0280_0001) },
         msi_count: 32,
         msix_count: 0,
     },
@@ -107,6 +109,7 @@ impl SimFunction {
             failures: 0,
             gone: false,
             sources: None,
+            taken: false,
             attached: BTreeMap::new(),
             pin: Pin::default(),
         };
@@ -162,7 +165,7 @@ impl SimFunction {
     pub fn take_away(&self) {
         let mut state = self.state();
         state.attached.clear();
-        state.sources = None;
+        state.taken = state.sources.take().is_some();
     }
 
     /// Takes the function off the host.
@@ -246,6 +249,7 @@ impl Interrupts for SimFunction {
         state.attached.retain(|vector, _| !vectors.contains(vector));
         if last {
             state.sources = None;
+            state.taken = false;
             state.pin = Pin::default();
         }
         drop(state);
@@ -264,7 +268,7 @@ impl Interrupts for SimFunction {
     }
 
     fn still_ours(&self) -> bool {
-        self.state().sources.is_some()
+        !self.state().taken
     }
 }
 

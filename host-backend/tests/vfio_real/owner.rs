@@ -215,14 +215,14 @@ pub(crate) fn borrowed(events: &[EventFd]) -> Vec<BorrowedFd<'_>> {
     events.iter().map(|event| unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }).collect()
 }
 
-/// Waits for one of the eventfds and returns which were signalled, and how often. `None` after two seconds without any.
+/// Waits for one of the eventfds and returns which were signalled, and how often. Empty after ten seconds without any.
 pub(crate) fn fired(events: &[EventFd]) -> Vec<(usize, u64)> {
     let mut fds: Vec<libc::pollfd> = events
         .iter()
         .map(|event| libc::pollfd { fd: event.as_raw_fd(), events: libc::POLLIN, revents: 0 })
         .collect();
     // SAFETY: the array is as long as is said.
-    unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, 2000) };
+    unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, 10_000) };
     (0..events.len()).filter_map(|index| Some((index, events[index].read().ok()?))).collect()
 }
 

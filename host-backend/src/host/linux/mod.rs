@@ -7,6 +7,7 @@
 
 mod capability;
 mod config;
+mod interrupts;
 mod isolation;
 mod msix;
 mod sysfs;
@@ -20,6 +21,7 @@ use crate::device::Pair;
 use crate::vfio::DeviceSupply;
 use capability::{Capabilities, MsiCapability};
 use config::ConfigFile;
+use interrupts::VfioInterrupts;
 use msix::MsixTable;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,14 @@ use virtio_irq_proto::{IrqType, PciAddress, VectorRange};
 pub struct LinuxFunction {
     name: String,
     description: Description,
+    registers: Arc<Registers>,
+    /// There is none unless the operator said where the VFIO device is had.
+    interrupts: Option<VfioInterrupts>,
+}
+
+/// The registers of a function that hold its messages.
+#[derive(Debug)]
+struct Registers {
     config: ConfigFile,
     msi: Option<MsiCapability>,
     msix: Option<MsixTable>,
@@ -92,14 +102,24 @@ impl LinuxFunction {
             msix_count: capabilities.msix.map_or(0, |msix| msix.entries()),
             isolation: isolation::of(sysfs, &function),
         };
-        Ok(Self {
-            name: address.to_string(),
-            description,
+        let registers = Arc::new(Registers {
             config,
             msi: capabilities.msi,
-            msix: capabilities.msix.map(|capability| MsixTable::new(capability, &function, vfio)),
+            msix: capabilities.msix.map(|capability| MsixTable::new(capability, &function, vfio.clone())),
             msi_irqs: function.path().join("msi_irqs"),
-        })
+        });
+        let interrupts = vfio.map(|supply| VfioInterrupts::new(supply, address, registers.clone()));
+        Ok(Self { name: address.to_string(), description, registers, interrupts })
+    }
+}
+
+impl Registers {
+    fn read_messages(&self, vectors: VectorRange) -> Result<Vec<Pair>, HostError> {
+        match (vectors.irq_type, self.msi, &self.msix) {
+            (IrqType::Msi, Some(msi), _) => self.read_msi(msi, vectors),
+            (IrqType::Msix, _, Some(msix)) => msix.read(&self.config, vectors),
+            _ => Err(HostError::NotEnabled),
+        }
     }
 
     fn read_msi(&self, msi: MsiCapability, vectors: VectorRange) -> Result<Vec<Pair>, HostError> {
@@ -137,15 +157,11 @@ impl HostFunction for LinuxFunction {
     }
 
     fn read_messages(&self, vectors: VectorRange) -> Result<Vec<Pair>, HostError> {
-        match (vectors.irq_type, self.msi, &self.msix) {
-            (IrqType::Msi, Some(msi), _) => self.read_msi(msi, vectors),
-            (IrqType::Msix, _, Some(msix)) => msix.read(&self.config, vectors),
-            _ => Err(HostError::NotEnabled),
-        }
+        self.registers.read_messages(vectors)
     }
 
     fn interrupts(&self) -> Option<&dyn Interrupts> {
-        None
+        self.interrupts.as_ref().map(|interrupts| interrupts as &dyn Interrupts)
     }
 }
 

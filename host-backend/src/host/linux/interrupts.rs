@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Sources of a function, on the VFIO device that its VMM opened.
+
+use super::Registers;
+use crate::device::Pair;
+use crate::host::{HostError, Interrupts};
+use crate::vfio::{self, Claim, ClaimError, DeviceSupply, Host, InterruptError};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tracing::warn;
+use virtio_irq_proto::{IrqType, PciAddress, VectorRange};
+
+/// Least number of MSI-X vectors that are enabled with the first allocation, if the function has as many. The number stays
+/// until the last source is freed: what is enabled cannot grow on every host.
+const LEAST_BLOCK: u16 = 64;
+
+/// Control over the interrupts of one function.
+#[derive(Debug)]
+pub(super) struct VfioInterrupts {
+    supply: Arc<DeviceSupply>,
+    host: Host,
+    address: PciAddress,
+    registers: Arc<Registers>,
+    /// The device, while there are sources. A device that is held cannot be opened by the next VMM.
+    held: Mutex<Option<vfio::Interrupts>>,
+}
+
+impl VfioInterrupts {
+    pub(super) fn new(supply: Arc<DeviceSupply>, address: PciAddress, registers: Arc<Registers>) -> Self {
+        Self { supply, host: Host::here(), address, registers, held: Mutex::new(None) }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<vfio::Interrupts>> {
+        // What is in there undoes itself when it is dropped.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn claim(&self) -> Result<vfio::Interrupts, HostError> {
+        let Claim { device, owner: _ } = self.supply.claim().map_err(|error| match error {
+            ClaimError::NotYet(_) => HostError::NotReady,
+            error => HostError::failed("get the function's VFIO device")(io::Error::other(error)),
+        })?;
+        Ok(vfio::Interrupts::new(device, &self.host, self.address))
+    }
+
+    fn enable_block(
+        &self,
+        interrupts: &mut vfio::Interrupts,
+        irq_type: IrqType,
+        end: u16,
+    ) -> Result<u16, HostError> {
+        let most = match irq_type {
+            // The pin is enabled when it gets its eventfd.
+            IrqType::Intx => return in_use(interrupts.active()).map(|()| 1),
+            IrqType::Msi => u16::MAX,
+            IrqType::Msix => end.max(LEAST_BLOCK),
+        };
+        match interrupts.enable(irq_type, 1, most) {
+            Ok(count) => Ok(count),
+            Err(InterruptError::TooFew { .. } | InterruptError::NoVector { .. }) => Ok(0),
+            Err(error) => Err(host_error("enable the function's interrupts", error)),
+        }
+    }
+
+    fn read_back(
+        &self,
+        irq_type: IrqType,
+        triggers: &[(u16, BorrowedFd<'_>)],
+    ) -> Result<Vec<Pair>, HostError> {
+        if irq_type == IrqType::Intx {
+            return Ok(vec![Pair { address: 0, data: 0 }; triggers.len()]);
+        }
+        let mut pairs = Vec::with_capacity(triggers.len());
+        for run in triggers.chunk_by(follows) {
+            let (Some((first, _)), Ok(count)) = (run.first(), u16::try_from(run.len())) else { continue };
+            let Ok(vectors) = VectorRange::of_messages(irq_type, *first, count) else { continue };
+            pairs.extend(self.registers.read_messages(vectors)?);
+        }
+        Ok(pairs)
+    }
+}
+
+impl Interrupts for VfioInterrupts {
+    fn enable(&self, irq_type: IrqType, end: u16) -> Result<u16, HostError> {
+        let mut held = self.held();
+        if let Some((enabled, count)) = held.as_ref().and_then(vfio::Interrupts::enabled) {
+            return if enabled == irq_type { Ok(count) } else { Err(HostError::Busy) };
+        }
+        let mut interrupts = self.claim()?;
+        let count = self.enable_block(&mut interrupts, irq_type, end)?;
+        *held = Some(interrupts);
+        Ok(count)
+    }
+
+    fn attach(&self, irq_type: IrqType, triggers: &[(u16, BorrowedFd<'_>)]) -> Result<Vec<Pair>, HostError> {
+        let mut held = self.held();
+        let interrupts = held.as_mut().ok_or(HostError::NotReady)?;
+        let mut attached = 0;
+        let result = triggers.chunk_by(follows).try_for_each(|run| {
+            let eventfds: Vec<_> = run.iter().map(|(_, eventfd)| *eventfd).collect();
+            match (irq_type, run.first(), eventfds.first()) {
+                (IrqType::Intx, _, Some(eventfd)) => interrupts.enable_intx(*eventfd),
+                (_, Some((first, _)), _) => interrupts.arm(*first, &eventfds),
+                _ => Ok(()),
+            }?;
+            attached += run.len();
+            Ok(())
+        });
+        let pairs = match result {
+            Ok(()) => self.read_back(irq_type, triggers),
+            Err(error) => Err(host_error("attach vectors to their sources", error)),
+        };
+        if pairs.is_err() {
+            let vectors: Vec<_> = triggers.iter().take(attached).map(|(vector, _)| *vector).collect();
+            if let Err(error) = disarm(interrupts, irq_type, &vectors) {
+                warn!("{error}");
+            }
+        }
+        pairs
+    }
+
+    fn detach(&self, irq_type: IrqType, vectors: &[u16], last: bool) -> Result<(), HostError> {
+        let mut held = self.held();
+        let Some(interrupts) = held.as_mut() else { return Ok(()) };
+        let result = if last { interrupts.release() } else { disarm(interrupts, irq_type, vectors) };
+        if last {
+            *held = None;
+        }
+        result.map_err(|error| host_error("release vectors", error))
+    }
+
+    fn unmask_pin(&self) -> Result<(), HostError> {
+        let held = self.held();
+        let interrupts = held.as_ref().ok_or(HostError::NotReady)?;
+        interrupts.unmask_intx().map_err(|error| host_error("unmask the pin", error))
+    }
+
+    fn still_ours(&self) -> bool {
+        let held = self.held();
+        match held.as_ref().map(vfio::Interrupts::still_ours) {
+            Some(Err(lost)) => {
+                warn!("{}: the sources end: {lost}", self.address);
+                false
+            }
+            Some(Ok(())) | None => true,
+        }
+    }
+}
+
+/// Whether two triggers are of consecutive vectors, which one call can set up.
+fn follows(a: &(u16, BorrowedFd<'_>), b: &(u16, BorrowedFd<'_>)) -> bool {
+    a.0.checked_add(1) == Some(b.0)
+}
+
+fn disarm(
+    interrupts: &mut vfio::Interrupts,
+    irq_type: IrqType,
+    vectors: &[u16],
+) -> Result<(), InterruptError> {
+    if irq_type == IrqType::Intx {
+        return interrupts.release();
+    }
+    for run in vectors.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+        if let (Some(first), Some(last)) = (run.first(), run.last()) {
+            interrupts.disarm(*first..last.saturating_add(1))?;
+        }
+    }
+    Ok(())
+}
+
+fn in_use(active: Result<Option<IrqType>, InterruptError>) -> Result<(), HostError> {
+    match active {
+        Ok(None | Some(IrqType::Intx)) => Ok(()),
+        Ok(Some(_)) => Err(HostError::Busy),
+        Err(error) => Err(host_error("find out what is enabled", error)),
+    }
+}
+
+fn host_error(operation: &'static str, error: InterruptError) -> HostError {
+    match error {
+        InterruptError::InUse { .. } => HostError::Busy,
+        error => {
+            let source =
+                error.raw_os_error().map_or_else(|| io::Error::other(error), io::Error::from_raw_os_error);
+            HostError::failed(operation)(source)
+        }
+    }
+}
