@@ -244,6 +244,11 @@ static struct virtio_driver virtio_irq_driver = {
 	.remove = virtio_irq_remove,
 	.freeze = pm_sleep_ptr(virtio_irq_freeze),
 	.restore = pm_sleep_ptr(virtio_irq_restore),
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0)
+	/* A function level reset, which to the device is the same. */
+	.reset_prepare = virtio_irq_freeze,
+	.reset_done = virtio_irq_restore,
+#endif
 };
 module_virtio_driver(virtio_irq_driver);
 

@@ -58,13 +58,16 @@ static void refill(struct virtio_irq *vi)
 	virtqueue_kick(vi->event_vq);
 }
 
-/* The device is ready. From now on only the work touches the queue. */
+/*
+ * The device is ready. From now on only the work touches the queue. When this
+ * returns the device has the buffers, before the first request (IRQ-DRV-16).
+ */
 void virtio_irq_events_start(struct virtio_irq *vi, struct virtqueue *vq)
 {
 	vi->event_vq = vq;
 	enable_work(&vi->event_work);
-	/* Its first task is to give the device the buffers. */
 	schedule_work(&vi->event_work);
+	flush_work(&vi->event_work);
 }
 
 /* The device has been reset, but a hostile one may still raise interrupts. */

@@ -20,6 +20,8 @@
  * @id: what the device calls the function. Written under @lock; events are
  *	compared with it without.
  * @epoch: epoch of the device that @id belongs to
+ * @gone: the device said within @epoch that the function is gone, which is
+ *	final (IRQ-DRV-29)
  * @notify: under functions_lock
  * @data: under functions_lock
  */
@@ -27,9 +29,10 @@ struct virtio_irq_function {
 	struct virtio_irq *vi;
 	struct pci_dev *pdev;
 	struct list_head node;
-	struct mutex lock;
+	struct mutex lock;	/* id and epoch */
 	u16 id;
 	unsigned int epoch;
+	bool gone;
 	virtio_irq_notify_t notify;
 	void *data;
 };
@@ -78,11 +81,14 @@ static int find(struct virtio_irq_call *call, struct pci_dev *pdev, u16 *id)
 		return -ENODEV;
 	err = virtio_irq_rs_find(call, &target, id, &why);
 	if (err && why.text[0])
-		pci_warn(pdev, "virtio-irq: %s\n", why.text);
+		dev_warn_ratelimited(&pdev->dev, "virtio-irq: %s\n", why.text);
 	return err;
 }
 
-/* The function's id, which a reset of the device may have changed. */
+/*
+ * The function's id, which a reset of the device may have changed
+ * (IRQ-DRV-17).
+ */
 static int current_id(struct virtio_irq_function *fn,
 		      struct virtio_irq_call *call, u16 *id)
 {
@@ -95,8 +101,11 @@ static int current_id(struct virtio_irq_function *fn,
 		if (err)
 			return err;
 		WRITE_ONCE(fn->id, *id);
+		WRITE_ONCE(fn->gone, false);
 		fn->epoch = epoch;
 	}
+	if (READ_ONCE(fn->gone))
+		return -ENODEV;
 	*id = fn->id;
 	return 0;
 }
@@ -300,10 +309,15 @@ void virtio_irq_functions_notify(struct virtio_irq *vi,
 	struct virtio_irq_function *fn;
 
 	guard(mutex)(&vi->functions_lock);
-	list_for_each_entry(fn, &vi->functions, node)
-		if (READ_ONCE(fn->id) == event->function && fn->notify)
+	list_for_each_entry(fn, &vi->functions, node) {
+		if (READ_ONCE(fn->id) != event->function)
+			continue;
+		if (event->kind == VIRTIO_IRQ_EVENT_GONE)
+			WRITE_ONCE(fn->gone, true);
+		if (fn->notify)
 			fn->notify(fn->data, event->kind, event->type,
 				   event->first, event->count);
+	}
 }
 
 /* Tells all handles that their device is gone. */

@@ -162,30 +162,32 @@ void virtio_irq_request_done(struct virtqueue *vq)
 	}
 }
 
-/* Returns -EBUSY without a free slot. */
-static int take_slot(struct virtio_irq_call *call)
+/* Whether there is no need to wait: for a slot, or because of @err. */
+static bool take_slot(struct virtio_irq_call *call, int *err)
 {
 	struct virtio_irq *vi = call->vi;
 
 	guard(spinlock_irqsave)(&vi->lock);
-	if (vi->down)
-		return vi->down;
+	*err = vi->down;
+	if (*err)
+		return true;
 	call->slot = list_first_entry_or_null(&vi->free_slots,
 					      struct virtio_irq_slot, node);
 	if (!call->slot)
-		return -EBUSY;
+		return false;
 	list_del(&call->slot->node);
 	call->slot->state = SLOT_HELD;
-	return 0;
+	return true;
 }
 
 static int wait_for_slot(struct virtio_irq_call *call)
 {
 	int err;
 
-	if (!wait_event_timeout(call->vi->slot_wait,
-				(err = take_slot(call)) != -EBUSY,
-				time_left(call)))
+	/* Exclusive: one slot, one waiter, the one that has waited longest. */
+	if (!wait_event_idle_exclusive_timeout(call->vi->slot_wait,
+					       take_slot(call, &err),
+					       time_left(call)))
 		return -ETIMEDOUT;
 	return err;
 }

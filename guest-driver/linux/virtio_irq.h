@@ -88,7 +88,7 @@ struct virtio_irq {
 	struct rs_device rs;
 	unsigned int epoch;
 
-	spinlock_t lock;
+	spinlock_t lock;	/* down, the request queue, the slots */
 	int down;
 	struct virtqueue *request_vq;
 	struct list_head free_slots;
@@ -100,7 +100,7 @@ struct virtio_irq {
 	struct work_struct event_work;
 	struct virtio_irq_event_buffer event_buffers[VIRTIO_IRQ_EVENT_BUFFERS];
 
-	struct mutex functions_lock;
+	struct mutex functions_lock;	/* functions, while they are notified */
 	struct list_head functions;
 };
 

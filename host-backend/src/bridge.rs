@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Joins the device core and the host side. Knows no transport.
 
-use crate::device::{Assigned, Device, DuplicateId, Reply, Step};
+use crate::device::{Assigned, Device, DuplicateId, Pair, Reply, Step};
 use crate::host::{HostError, HostFunction};
 use crate::rate::Limited;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tracing::warn;
 use virtio_irq_proto::wire;
-use virtio_irq_proto::{FunctionId, VectorRange};
+use virtio_irq_proto::{FunctionId, IrqType, VectorRange};
 
 /// A device with its host. Shared by everything that serves it.
 #[derive(Debug)]
@@ -50,24 +51,12 @@ impl Bridge {
         }
     }
 
-    fn read_messages(
-        &self,
-        id: FunctionId,
-        vectors: VectorRange,
-    ) -> Result<Vec<crate::device::Pair>, HostError> {
+    fn read_messages(&self, id: FunctionId, vectors: VectorRange) -> Result<Vec<Pair>, HostError> {
         let function = self.functions.get(&id).ok_or(HostError::Gone)?;
         let result = function.read_messages(vectors);
         if let Err(error @ (HostError::Failed { .. } | HostError::Gone)) = &result {
-            self.complaints.run(|suppressed| {
-                warn!(
-                    suppressed,
-                    "{}, {:?} vectors {}..{}: {error}",
-                    function.name(),
-                    vectors.irq_type,
-                    vectors.first,
-                    vectors.end()
-                );
-            });
+            let range = Range(vectors);
+            self.complaints.run(|| warn!("{}, {range}: {error}", function.name()));
         }
         result
     }
@@ -75,5 +64,34 @@ impl Bridge {
     /// The configuration space.
     pub fn config(&self) -> wire::Config {
         self.device().config()
+    }
+}
+
+/// A range of vectors as people say it.
+struct Range(VectorRange);
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0.irq_type {
+            IrqType::Intx => "INTx",
+            IrqType::Msi => "MSI",
+            IrqType::Msix => "MSI-X",
+        };
+        match (self.0.first, self.0.end().saturating_sub(1)) {
+            (first, last) if u32::from(first) == last => write!(f, "{name} vector {first}"),
+            (first, last) => write!(f, "{name} vectors {first} to {last}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_read_as_people_say_them() {
+        let range = |irq_type, first, count| Range(VectorRange::of_messages(irq_type, first, count).unwrap());
+        assert_eq!(range(IrqType::Msi, 5, 1).to_string(), "MSI vector 5");
+        assert_eq!(range(IrqType::Msix, 5, 3).to_string(), "MSI-X vectors 5 to 7");
     }
 }

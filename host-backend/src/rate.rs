@@ -3,6 +3,7 @@
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tracing::warn;
 
 /// Lets an action run a few times in a while, and counts what it did not let through.
 #[derive(Debug, Default)]
@@ -19,11 +20,13 @@ impl Limited {
     const LENGTH: Duration = Duration::from_secs(10);
     const MOST: u32 = 10;
 
-    /// Runs `action` with the number of those that were suppressed since the last one that ran, or suppresses it.
-    pub(crate) fn run(&self, action: impl FnOnce(u64)) {
-        if let Some(suppressed) = self.admit(Instant::now()) {
-            action(suppressed);
+    /// Runs `action`, which says something, or suppresses it. Says how many were suppressed before the next that runs.
+    pub(crate) fn run(&self, action: impl FnOnce()) {
+        let Some(suppressed) = self.admit(Instant::now()) else { return };
+        if suppressed > 0 {
+            warn!("{suppressed} messages like the next one were suppressed");
         }
+        action();
     }
 
     fn admit(&self, now: Instant) -> Option<u64> {

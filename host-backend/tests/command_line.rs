@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the program says to its operator.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test program: what fails here fails the test")]
 
 mod common;
 
@@ -130,6 +131,10 @@ fn a_device_that_makes_no_sense_is_refused_with_the_way_to_write_it() {
         ("00:02.0,host=1", "\"host=1\" is no option of a device"),
         ("00:02.0,", "\"\" is no option of a device"),
         ("00:02.0,vectors=2", "vectors= is for sim: devices without a KIND"),
+        ("00:02.0,vfio=7", "vfio=7 is not possible: it is pid:N or pidfile:PATH"),
+        ("00:02.0,vfio=pid:0", "vfio=pid:0 is not possible"),
+        ("00:02.0,vfio=pidfile:", "vfio=pidfile: is not possible"),
+        ("sim:edu,vfio=pid:7", "vfio= is for PCI functions"),
         ("sim:", "there is no simulated \"\": use one of sim:edu,"),
         ("sim:e1000", "there is no simulated \"e1000\""),
         ("sim:edu,type=msi", "type= is for sim: devices without a KIND"),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Events and host faults over vhost-user. The daemon's library runs in this process, so that a test can move
 //! messages and take functions away.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test program: what fails here fails the test")]
 
 mod common;
 

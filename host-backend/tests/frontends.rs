@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Frontends that come and go, well and ill behaved, and a daemon that outlives them all.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test program: what fails here fails the test")]
 
 mod common;
 
@@ -140,6 +141,22 @@ fn that_kick_with_something_else_than_an_eventfd_cost_nothing() {
     // Two wakeups per request, of the worker; a busy worker would have been interrupted at every chance as well.
     assert!(cpu_ticks(&daemon) < 100, "the daemon is busy");
     assert!(context_switches(&daemon) > before);
+    daemon.stop();
+}
+
+#[test]
+fn that_make_their_memory_shorter_lose_it() {
+    let daemon = Daemon::start(&["sim:wcn6855"]);
+    let mut vm = Vm::connect(&daemon.socket);
+    vm.expect_service();
+    let region = vm_memory::GuestMemoryBackend::iter(&vm.memory).next().unwrap();
+    let file = vm_memory::GuestMemoryRegion::file_offset(region).unwrap().file();
+    // From here on the rings are beyond the end of their file, for this process as well.
+    file.set_len(0).unwrap();
+    vm.kick(REQUESTS);
+    daemon.wait_for_line("left alone until it is set up again");
+    drop(vm);
+    Vm::connect(&daemon.socket).expect_service();
     daemon.stop();
 }
 

@@ -5,8 +5,6 @@ use crate::program::{self, Profile};
 use crate::vitals::Vitals;
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -26,7 +24,8 @@ pub struct Daemon {
     log: Receiver<String>,
     seen: Vec<String>,
     reader: Option<JoinHandle<()>>,
-    _directory: TempDir,
+    /// Present until the daemon is replaced.
+    directory: Option<TempDir>,
 }
 
 impl Daemon {
@@ -43,27 +42,28 @@ impl Daemon {
     /// # Panics
     /// As [`Daemon::start`].
     pub fn start_built(profile: Profile, arguments: &[&str]) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        Self::listen(profile, tempfile::tempdir().expect("a temporary directory can be made"), arguments)
+    }
+
+    /// Kills the daemon, which leaves its socket behind, and starts another one in its place.
+    ///
+    /// # Panics
+    /// As [`Daemon::start`].
+    pub fn kill_and_replace(mut self, arguments: &[&str]) -> Self {
+        self.signal(Signal::KILL);
+        self.child.wait().expect("the daemon is a child of this process");
+        let directory = self.directory.take().expect("a daemon has its directory until it is replaced");
+        assert!(self.socket.exists(), "a daemon that is killed cannot remove its socket");
+        Self::listen(Profile::Debug, directory, arguments)
+    }
+
+    fn listen(profile: Profile, directory: TempDir, arguments: &[&str]) -> Self {
         let socket = directory.path().join("irq.sock");
         let mut command = Command::new(program::build("vhost-device-irq", "vhost-device-irq", profile));
         command.arg("--socket-path").arg(&socket).args(arguments).stdin(Stdio::null());
         let mut daemon = Self::spawn(command, socket, directory);
         daemon.wait_for("waiting for a frontend");
         daemon
-    }
-
-    /// Starts a daemon on a socket that listens already, and is its standard input. Frontends can come at any time.
-    ///
-    /// # Panics
-    /// As [`Daemon::start`].
-    pub fn start_inherited(arguments: &[&str]) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let socket = directory.path().join("irq.sock");
-        let listener = UnixListener::bind(&socket).expect("a socket can be made");
-        let mut command =
-            Command::new(program::build("vhost-device-irq", "vhost-device-irq", Profile::Debug));
-        command.args(["--fd", "0"]).args(arguments).stdin(OwnedFd::from(listener));
-        Self::spawn(command, socket, directory)
     }
 
     fn spawn(mut command: Command, socket: PathBuf, directory: TempDir) -> Self {
@@ -81,7 +81,7 @@ impl Daemon {
                 }
             }
         });
-        Self { child, socket, log, seen: Vec::new(), reader: Some(reader), _directory: directory }
+        Self { child, socket, log, seen: Vec::new(), reader: Some(reader), directory: Some(directory) }
     }
 
     /// Path of its socket.

@@ -7,8 +7,10 @@ pub mod daemon;
 pub mod guest;
 pub mod link;
 pub mod program;
+pub mod served;
 pub mod vitals;
 
 pub use daemon::{Daemon, PATIENCE};
 pub use guest::Guest;
 pub use link::Link;
+pub use served::Served;

@@ -3,9 +3,11 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod demo;
 mod lab;
 mod simulated;
+mod table;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -34,15 +36,20 @@ enum Task {
     Lab(lab::Options),
     /// Runs everything that a change must pass
     Test,
+    /// Measures what the device costs: round trips, reads of the host, idle memory and wakeups
+    ///
+    /// Takes about a minute. Writes target/bench/results.json and docs/bench.md.
+    Bench,
 }
 
 fn main() -> ExitCode {
     let root = workspace();
     match Cli::parse().task {
         Task::Demo { simulated: false } => demo::run(&root),
-        Task::Demo { simulated: true } => simulated::run(&root),
+        Task::Demo { simulated: true } => simulated::run(),
         Task::Lab(options) => lab::run(&root, &options),
         Task::Test => test::run(&root),
+        Task::Bench => bench::run(&root),
     }
 }
 

@@ -100,6 +100,12 @@ if [ "$version" -lt 109300 ]; then
 else
 	flags="$flags -Cjump-tables=n"
 fi
+# A target description of one's own became an unstable option in 1.95, for cargo too.
+custom=
+if [ "$version" -ge 109500 ]; then
+	flags="$flags -Zunstable-options"
+	custom=-Zjson-target-spec
+fi
 edition=2021
 [ "$version" -lt 108700 ] || edition=2024
 
@@ -137,7 +143,8 @@ fi
 
 # cargo must not see make's job server: it is not passed on.
 unset MAKEFLAGS MFLAGS
-RUSTFLAGS="$flags --sysroot=$sysroot" "$CARGO" build --quiet --release --locked \
+# shellcheck disable=SC2086 # no option, or one
+RUSTFLAGS="$flags --sysroot=$sysroot" "$CARGO" build $custom --quiet --release --locked \
 	--manifest-path "$here/Cargo.toml" --target "$target" --target-dir "$build/target"
 
 # What C calls is kept, and what that needs; the rest of core goes.

@@ -75,7 +75,7 @@ struct edu_pair {
 struct edu {
 	struct pci_dev *pdev;
 	void __iomem *regs;
-	struct mutex lock;
+	struct mutex lock;	/* all below, and the DMA engine */
 	bool msi_enabled;
 	struct edu_pair programmed;
 	bool is_programmed;
@@ -94,9 +94,9 @@ struct edu {
  */
 static int edu_host_message(struct edu *edu, struct virtio_irq_msg *msg)
 {
-	typeof(&virtio_irq_get_messages) get_messages;
-	typeof(&virtio_irq_get) get;
-	typeof(&virtio_irq_put) put;
+	typeof(virtio_irq_get_messages) *get_messages;
+	typeof(virtio_irq_get) *get;
+	typeof(virtio_irq_put) *put;
 	struct virtio_irq_function *fn;
 	int err;
 

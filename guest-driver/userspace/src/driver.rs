@@ -297,7 +297,7 @@ impl Driver {
             // Anything else is the late answer to a request that timed out: nobody waits for it.
             while let Some(used) = queues.requests.take()? {
                 if used.token == token {
-                    return Ok(used.written().to_vec());
+                    return Ok(used.into_written());
                 }
             }
             if !self.transport.session().wait(deadline)? {

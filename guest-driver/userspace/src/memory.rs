@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The guest's memory: a memfd that both this process and the device map.
 
-use std::collections::HashMap;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
@@ -10,9 +9,10 @@ use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vhost::VhostUserMemoryRegionInfo;
+use vm_memory::mmap::FromRangesError;
 use vm_memory::{
-    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap,
-    mmap::FromRangesError,
+    Bytes, FileOffset, GuestAddress, GuestMemoryError, GuestMemoryRegion, GuestRegionMmap,
+    MemoryRegionAddress,
 };
 
 /// Size of a page of guest memory, the unit of allocation.
@@ -35,7 +35,7 @@ const POISON: u8 = 0xa5;
 /// wrote.
 #[derive(Debug)]
 pub struct GuestMemory {
-    map: GuestMemoryMmap,
+    map: GuestRegionMmap,
     file: FileOffset,
     pages: Mutex<Pages>,
 }
@@ -59,8 +59,8 @@ pub enum MemoryError {
 #[derive(Debug)]
 struct Pages {
     taken: Vec<bool>,
-    /// Pages of each shared buffer, by its guest-physical address.
-    shared: HashMap<u64, usize>,
+    /// Number of pages of the shared buffer that begins at each page; 0 where none does.
+    shared: Vec<usize>,
 }
 
 impl GuestMemory {
@@ -75,14 +75,14 @@ impl GuestMemory {
         let length = u64::try_from(size).map_err(|_| create(io::ErrorKind::InvalidInput.into()))?;
         file.set_len(length).map_err(create)?;
         let file = FileOffset::new(file, 0);
-        let map = GuestMemoryMmap::from_ranges_with_files([(GuestAddress(BASE), size, Some(file.clone()))])?;
-        let pages = Pages { taken: vec![false; size / PAGE], shared: HashMap::new() };
+        let map = GuestRegionMmap::from_range(GuestAddress(BASE), size, Some(file.clone()))?;
+        let pages = Pages { taken: vec![false; size / PAGE], shared: vec![0; size / PAGE] };
         Ok(Self { map, file, pages: Mutex::new(pages) })
     }
 
     /// The entry of this memory in a vhost-user memory table.
     pub fn region(&self) -> Result<VhostUserMemoryRegionInfo, GuestMemoryError> {
-        let user = self.map.get_host_address(GuestAddress(BASE))?;
+        let user = self.map.get_host_address(MemoryRegionAddress(0))?;
         Ok(VhostUserMemoryRegionInfo {
             guest_phys_addr: BASE,
             memory_size: (self.pages().taken.len() * PAGE) as u64,
@@ -94,7 +94,7 @@ impl GuestMemory {
 
     /// Where this process maps a guest-physical address; vhost-user names rings by it.
     pub fn user_address(&self, address: u64) -> Option<NonNull<u8>> {
-        NonNull::new(self.map.get_host_address(GuestAddress(address)).ok()?)
+        NonNull::new(self.map.get_host_address(offset(address)?).ok()?)
     }
 
     /// Number of pages that are in use, by rings or by shared buffers.
@@ -110,7 +110,7 @@ impl GuestMemory {
     /// Takes zeroed pages out of memory; `None` if no run of that length is free.
     pub(crate) fn allocate(&self, pages: usize) -> Option<u64> {
         let first = self.pages().take(pages)?;
-        self.fill(first, 0, pages * PAGE);
+        self.fill(first, &[0; PAGE], pages * PAGE);
         Some(first)
     }
 
@@ -122,34 +122,35 @@ impl GuestMemory {
     /// Makes a copy of `content` that the device can read.
     pub(crate) fn share_readable(&self, content: &[u8]) -> Option<u64> {
         let address = self.share(content.len())?;
-        self.map.write_slice(content, GuestAddress(address)).ok()?;
+        self.map.write_slice(content, offset(address)?).ok()?;
         Some(address)
     }
 
     /// Makes room of `length` bytes that the device can write.
     pub(crate) fn share_writable(&self, length: usize) -> Option<u64> {
         let address = self.share(length)?;
-        self.fill(address, POISON, length);
+        self.fill(address, &[POISON; PAGE], length);
         Some(address)
     }
 
     /// Ends the sharing of a buffer; where the device could write to it, `into` gets what is there now.
     pub(crate) fn unshare(&self, address: u64, into: Option<&mut [u8]>) {
-        let pages = self.pages().shared.remove(&address);
+        let count = self.pages().end_sharing(address);
         // Only a bug in this crate gets here: the address never comes from the device.
-        let pages = pages.unwrap_or_else(|| panic!("{address:#x} is not shared"));
+        let count = count.unwrap_or_else(|| panic!("{address:#x} is not shared"));
         if let Some(into) = into {
-            let read = self.map.read_slice(into, GuestAddress(address));
-            debug_assert!(read.is_ok(), "a shared buffer lies in guest memory");
+            let read = offset(address).map(|at| self.map.read_slice(into, at));
+            debug_assert!(matches!(read, Some(Ok(()))), "a shared buffer lies in guest memory");
         }
-        self.pages().give(address, pages);
+        self.pages().give(address, count);
     }
 
     /// Takes back every buffer that is still shared. Only for a device that is stopped.
     pub(crate) fn unshare_all(&self) {
         let mut pages = self.pages();
-        for (address, count) in std::mem::take(&mut pages.shared) {
-            pages.give(address, count);
+        for first in 0..pages.shared.len() {
+            let count = std::mem::take(&mut pages.shared[first]);
+            pages.taken[first..first + count].fill(false);
         }
     }
 
@@ -157,13 +158,17 @@ impl GuestMemory {
         let count = pages_for(length);
         let mut pages = self.pages();
         let address = pages.take(count)?;
-        pages.shared.insert(address, count);
+        let first = Pages::index(address)?;
+        *pages.shared.get_mut(first)? = count;
         Some(address)
     }
 
-    fn fill(&self, address: u64, byte: u8, length: usize) {
-        let filled = self.map.write_slice(&vec![byte; length], GuestAddress(address));
-        debug_assert!(filled.is_ok(), "allocated pages lie in guest memory");
+    fn fill(&self, address: u64, page: &[u8; PAGE], length: usize) {
+        for start in (0..length).step_by(PAGE) {
+            let part = &page[..PAGE.min(length - start)];
+            let filled = offset(address + start as u64).map(|at| self.map.write_slice(part, at));
+            debug_assert!(matches!(filled, Some(Ok(()))), "allocated pages lie in guest memory");
+        }
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
@@ -196,9 +201,25 @@ impl Pages {
     }
 
     fn give(&mut self, address: u64, count: usize) {
-        let first = (address - BASE) as usize / PAGE;
-        self.taken[first..first + count].fill(false);
+        if let Some(first) = Self::index(address) {
+            self.taken[first..first + count].fill(false);
+        }
     }
+
+    /// Number of pages of the buffer that is shared at this address, from now on no more.
+    fn end_sharing(&mut self, address: u64) -> Option<usize> {
+        let count = self.shared.get_mut(Self::index(address)?)?;
+        Some(std::mem::take(count)).filter(|count| *count > 0)
+    }
+
+    fn index(address: u64) -> Option<usize> {
+        usize::try_from(offset(address)?.0).ok().map(|offset| offset / PAGE)
+    }
+}
+
+/// Where in the mapping a guest-physical address lies.
+fn offset(address: u64) -> Option<MemoryRegionAddress> {
+    address.checked_sub(BASE).map(MemoryRegionAddress)
 }
 
 /// Number of pages that a buffer takes.
@@ -230,7 +251,7 @@ mod tests {
         let memory = memory(4);
         let mut buffer = [1_u8; 5];
         let address = memory.share_writable(buffer.len()).unwrap();
-        memory.map.write_slice(&[7; 3], GuestAddress(address)).unwrap();
+        memory.map.write_slice(&[7; 3], offset(address).unwrap()).unwrap();
         assert_eq!(buffer, [1; 5]);
         memory.unshare(address, Some(&mut buffer));
         assert_eq!(buffer, [7, 7, 7, POISON, POISON]);

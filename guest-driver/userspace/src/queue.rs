@@ -152,4 +152,11 @@ impl Used {
     pub(crate) fn written(&self) -> &[u8] {
         self.buffers.writable.get(..self.length).unwrap_or_default()
     }
+
+    /// [`Used::written`], for who does not give the buffers back.
+    pub(crate) fn into_written(self) -> Vec<u8> {
+        let mut bytes = self.buffers.writable.into_vec();
+        bytes.truncate(self.length);
+        bytes
+    }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The value of `--device`.
 
+use crate::host::linux::Vmm;
 use crate::host::sim::KINDS;
 use std::fmt;
 use std::str::FromStr;
@@ -20,8 +21,8 @@ pub struct DeviceSpec {
 /// What a function is on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Model {
-    /// A PCI function.
-    Host(PciAddress),
+    /// A PCI function, and the VMM that has it open.
+    Host(PciAddress, Option<Vmm>),
     /// A simulation.
     Sim {
         /// What the operator called it.
@@ -55,6 +56,10 @@ pub enum SpecError {
     Id { text: String },
     #[error("vectors={text} is not possible: MSI has 1, 2, 4, 8, 16 or 32 vectors, MSI-X 1 to 2048")]
     Vectors { text: String },
+    #[error("vfio={text} is not possible: it is pid:N or pidfile:PATH of the VMM")]
+    Vmm { text: String },
+    #[error("vfio= is for PCI functions, not for sim: devices")]
+    NotSimulated,
     #[error("type={text} is not possible: it is msi or msix")]
     Type { text: String },
 }
@@ -90,6 +95,9 @@ impl FromStr for DeviceSpec {
         for part in parts {
             options.add(part)?;
         }
+        if simulated && options.vfio.is_some() {
+            return Err(SpecError::NotSimulated);
+        }
         let model = match (simulated, name) {
             (true, None) => options.vectors()?,
             (true, Some(kind)) => {
@@ -98,7 +106,7 @@ impl FromStr for DeviceSpec {
             }
             (false, name) => {
                 options.refuse_vectors()?;
-                Model::Host(address(name.unwrap_or_default())?)
+                Model::Host(address(name.unwrap_or_default())?, options.vfio.map(vmm).transpose()?)
             }
         };
         Ok(Self {
@@ -116,6 +124,7 @@ impl FromStr for DeviceSpec {
 struct Options<'a> {
     guest: Option<&'a str>,
     id: Option<&'a str>,
+    vfio: Option<&'a str>,
     vectors: Option<&'a str>,
     irq_type: Option<&'a str>,
 }
@@ -127,6 +136,7 @@ impl<'a> Options<'a> {
         let place = match key {
             "guest" => &mut self.guest,
             "id" => &mut self.id,
+            "vfio" => &mut self.vfio,
             "vectors" => &mut self.vectors,
             "type" => &mut self.irq_type,
             _ => return Err(unknown()),
@@ -171,6 +181,15 @@ fn kind_named(text: &str) -> Result<Model, SpecError> {
     })
 }
 
+fn vmm(text: &str) -> Result<Vmm, SpecError> {
+    let vmm = match text.split_once(':') {
+        Some(("pid", number)) => number.parse().ok().filter(|number| *number > 0).map(Vmm::Pid),
+        Some(("pidfile", path)) if !path.is_empty() => Some(Vmm::PidFile(path.into())),
+        _ => None,
+    };
+    vmm.ok_or_else(|| SpecError::Vmm { text: text.to_owned() })
+}
+
 /// `[SEGMENT:]BUS:DEVICE.FUNCTION`, in hexadecimal.
 fn address(text: &str) -> Result<PciAddress, SpecError> {
     parse_address(text).ok_or_else(|| SpecError::Address { text: text.to_owned() })
@@ -201,7 +220,7 @@ fn hex(text: &str, digits: usize, most: u16) -> Option<u16> {
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Host(address) => address.fmt(f),
+            Self::Host(address, _) => address.fmt(f),
             Self::Sim { name, .. } => f.write_str(name),
         }
     }

@@ -61,6 +61,20 @@ Exit codes:
   1  the device or the socket cannot be used; the message says why and what to do
   2  the command line is wrong";
 
+const DEVICE_HELP: &str = "\
+A function that is assigned to the guest. Repeatable; ids count from 0 in this order unless given
+
+ADDRESS[,guest=ADDRESS][,id=N][,vfio=pid:N|pidfile:PATH]
+    A PCI function of this host, bound to vfio-pci. guest= is where the guest sees it; the guest's drivers find it by
+    that, and by its PCI ids without it. vfio= names the VMM's process, or a file with its number: the messages of an
+    MSI-X table are read through the VMM's own VFIO device where the kernel lets nobody else map it (most kernels of
+    distributions). MSI does not need it.
+
+sim:KIND[,guest=ADDRESS][,id=N]
+sim:vectors=N[,type=msi|msix][,guest=ADDRESS][,id=N]
+    A simulated function that raises no interrupts. KIND is edu, wcn6855, wcn7850 or igb.
+";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Print the QEMU options that connect a VM to the daemon
@@ -81,13 +95,12 @@ struct DaemonArgs {
     fd: Option<RawFd>,
 
     /// A function that is assigned to the guest. Repeatable; ids count from 0 in this order unless given
-    ///
-    /// ADDRESS[,guest=ADDRESS][,id=N]: a PCI function of this host, bound to vfio-pci. guest= is where the guest
-    /// sees it, which lets the guest's drivers find it without guessing by its ids.
-    ///
-    /// sim:KIND[,...] or sim:vectors=N[,type=msi|msix][,...]: a simulated function that raises no interrupts.
-    /// KIND is one of edu, wcn6855, wcn7850, igb.
-    #[arg(long = "device", value_name = "SPEC", required_unless_present = "print_capabilities")]
+    #[arg(
+        long = "device",
+        value_name = "SPEC",
+        required_unless_present = "print_capabilities",
+        long_help = DEVICE_HELP
+    )]
     devices: Vec<DeviceSpec>,
 
     /// Serve functions whose interrupts the platform does not check. A guest can then raise any interrupt of the
@@ -191,7 +204,7 @@ impl DaemonArgs {
             if !ids.insert(id) {
                 return Err(Error::SameId { id: FunctionId(id) });
             }
-            if let Model::Host(address) = &spec.model
+            if let Model::Host(address, _) = &spec.model
                 && !names.insert(*address)
             {
                 return Err(Error::SameDevice { name: address.to_string() });
@@ -203,7 +216,9 @@ impl DaemonArgs {
 
     fn open(&self, spec: &DeviceSpec, id: FunctionId) -> Result<(Assigned, Box<dyn HostFunction>), Error> {
         let host: Box<dyn HostFunction> = match &spec.model {
-            Model::Host(address) => Box::new(LinuxFunction::open(&Sysfs::here(), *address)?),
+            Model::Host(address, vmm) => {
+                Box::new(LinuxFunction::open(&Sysfs::here(), *address, vmm.clone())?)
+            }
             Model::Sim { name, ids, msi_count, msix_count } => {
                 Box::new(SimFunction::new(name, *ids, *msi_count, *msix_count, id.0))
             }

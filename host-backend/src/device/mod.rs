@@ -44,7 +44,7 @@ use events::EventQueue;
 use function::Functions;
 use virtio_irq_proto::wire::{self, ReplyHead, RequestHead, request_type};
 use virtio_irq_proto::{
-    Config, F_NATIVE, FunctionId, GetMessages, ListFunctions, Request, Status, VectorRange,
+    Config, F_NATIVE, FunctionFlags, FunctionId, GetMessages, ListFunctions, Request, Status, VectorRange,
 };
 use zerocopy::FromBytes;
 
@@ -214,6 +214,9 @@ impl Device {
         let entry = self.functions.find(get.function)?;
         if get.vectors.end() > u32::from(entry.assigned.function.vector_count(get.vectors.irq_type)) {
             return Err(Status::NoVector);
+        }
+        if !entry.assigned.function.flags.contains(FunctionFlags::NATIVE) {
+            return Err(Status::Unsupported);
         }
         if entry.assigned.refused {
             return Err(Status::NotIsolated);

@@ -20,7 +20,7 @@ const PLENTY: usize = 1 << 22;
 fn device() -> Device {
     let wifi = Function {
         id: FunctionId(3),
-        flags: FunctionFlags::ISOLATED,
+        flags: FunctionFlags::ISOLATED.with(FunctionFlags::NATIVE, true),
         guest_address: Some(PciAddress { segment: 0, bus: 0, devfn: 6 << 3 }),
         ids: PciIds {
             vendor: 0x17cb,
@@ -41,7 +41,7 @@ fn device() -> Device {
         msix_count: 10,
         ..wifi
     };
-    let refused = Function { id: FunctionId(0x200), flags: FunctionFlags::default(), ..wifi };
+    let refused = Function { id: FunctionId(0x200), flags: FunctionFlags::NATIVE, ..wifi };
     let mut device = Device::new(vec![
         Assigned { function: refused, refused: true },
         Assigned { function: wifi, refused: false },
@@ -96,7 +96,7 @@ fn ask_host(device: &mut Device, request: &[u8], result: Result<Vec<Pair>, Failu
 
 /// The pairs of an MSI block: `data` is vector 0's.
 fn block(address: u64, data: u32, vectors: std::ops::Range<u32>) -> Result<Vec<Pair>, Failure> {
-    Ok(vectors.map(|vector| Pair { address, data: data + vector }).collect())
+    Ok(vectors.map(|vector| Pair { address, data: data.wrapping_add(vector) }).collect())
 }
 
 #[track_caller]
@@ -213,12 +213,12 @@ mod list_functions {
 
     #[rustfmt::skip]
     const WIFI: [u8; 32] = [
-        3, 0, 0x03, 0, 0x30, 0, 0, 0, 0xcb, 0x17, 0x03, 0x11, 0xcb, 0x17, 0x08, 0x01,
+        3, 0, 0x0b, 0, 0x30, 0, 0, 0, 0xcb, 0x17, 0x03, 0x11, 0xcb, 0x17, 0x08, 0x01,
         0x01, 0, 0x80, 0x02, 1, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0,
     ];
     #[rustfmt::skip]
     const NIC: [u8; 32] = [
-        0x07, 0x01, 0x02, 0, 0, 0, 0, 0, 0xcb, 0x17, 0x03, 0x11, 0xcb, 0x17, 0x08, 0x01,
+        0x07, 0x01, 0x0a, 0, 0, 0, 0, 0, 0xcb, 0x17, 0x03, 0x11, 0xcb, 0x17, 0x08, 0x01,
         0x01, 0, 0x80, 0x02, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0,
     ];
 
@@ -306,6 +306,23 @@ mod get_messages {
     fn of_a_refused_function_says_so_after_the_range_was_looked_at() {
         assert_eq!(ask(&mut device(), &get(0x200, 1, 5, 1)), NOT_ISOLATED);
         assert_eq!(ask(&mut device(), &get(0x200, 1, 32, 1)), NO_VECTOR);
+    }
+
+    #[test]
+    fn of_a_function_without_native_delivery_is_unsupported_after_the_range_was_looked_at() {
+        let function = Function {
+            id: FunctionId(9),
+            flags: FunctionFlags::ISOLATED,
+            guest_address: None,
+            ids: PciIds::default(),
+            intx_count: 1,
+            msi_count: 4,
+            msix_count: 0,
+        };
+        let mut device = Device::new(vec![Assigned { function, refused: true }]).unwrap();
+        device.negotiated(1);
+        assert_eq!(ask(&mut device, &get(9, 1, 3, 1)), UNSUPPORTED);
+        assert_eq!(ask(&mut device, &get(9, 1, 3, 2)), NO_VECTOR);
     }
 
     #[test]

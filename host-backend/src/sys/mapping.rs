@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Reads of device memory through a mapping that can vanish.
+//! Mappings that can vanish.
 //!
 //! Device memory must be read with loads of the right width, so it has to be mapped. But the kernel takes such a
 //! mapping away at any moment: when a driver claims the BAR, or, on a VFIO device, when the guest turns memory
-//! decoding off. The next load then raises SIGBUS, which would end the process at the will of a guest. The handler
-//! here puts zeros in place of the mapping, so that the load finishes and the reader learns of it.
+//! decoding off. Guest memory is a file of the VMM's, which can make it shorter. The next access then raises SIGBUS,
+//! which would end the process at the will of others. The handler here puts zeros in place of the mapping, so that
+//! the access finishes: a reader of device memory learns of it, and a ring of zeros is one with nothing to do.
 
 use std::fs::File;
 use std::io;
@@ -15,9 +16,67 @@ use std::sync::{Mutex, PoisonError};
 
 /// One reader at a time: the handler knows one window.
 static READER: Mutex<()> = Mutex::new(());
-/// First and one past the last address of the mapping that is being read; both 0 at other times.
-static WINDOW: (AtomicUsize, AtomicUsize) = (AtomicUsize::new(0), AtomicUsize::new(0));
+/// The mapping that is being read.
+static WINDOW: Range = Range::none();
 static VANISHED: AtomicBool = AtomicBool::new(false);
+/// The guest's memory; vhost-user has 32 regions at most.
+static GUEST: [Range; 32] = [const { Range::none() }; 32];
+
+/// Addresses of a mapping, for a signal handler. Empty where both are 0.
+struct Range {
+    start: AtomicUsize,
+    end: AtomicUsize,
+}
+
+impl Range {
+    const fn none() -> Self {
+        Self { start: AtomicUsize::new(0), end: AtomicUsize::new(0) }
+    }
+
+    /// The start goes last in and first out, so that the range is whole whenever it has one.
+    fn set(&self, start: usize, length: usize) {
+        self.start.store(0, SeqCst);
+        self.end.store(start + length, SeqCst);
+        self.start.store(start, SeqCst);
+    }
+
+    fn clear(&self) {
+        self.start.store(0, SeqCst);
+        self.end.store(0, SeqCst);
+    }
+
+    fn contains(&self, address: usize) -> bool {
+        let start = self.start.load(SeqCst);
+        start != 0 && (start..self.end.load(SeqCst)).contains(&address)
+    }
+
+    /// Maps zeros over the range. Callable in a signal handler: mmap is a bare system call.
+    ///
+    /// # Safety
+    /// The range is a mapping that is accessed through raw pointers only.
+    unsafe fn replace(&self, protection: libc::c_int) -> bool {
+        let (start, end) = (self.start.load(SeqCst), self.end.load(SeqCst));
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        // SAFETY: the caller says that the range is a mapping without references into it.
+        unsafe {
+            libc::mmap(start as *mut libc::c_void, end - start, protection, flags, -1, 0) != libc::MAP_FAILED
+        }
+    }
+}
+
+/// Guards these mappings, address and length, instead of those before.
+pub(crate) fn guard_guest_memory(regions: impl IntoIterator<Item = (usize, usize)>) -> io::Result<()> {
+    let _guard = READER.lock().unwrap_or_else(PoisonError::into_inner);
+    install_handler()?;
+    let mut regions = regions.into_iter();
+    for range in &GUEST {
+        match regions.next() {
+            Some((start, length)) => range.set(start, length),
+            None => range.clear(),
+        }
+    }
+    Ok(())
+}
 
 /// Reads 32-bit words of device memory, `offset` bytes into what `file` maps. The offset is a multiple of 4.
 ///
@@ -35,8 +94,7 @@ pub(crate) fn read_mapped(file: &File, offset: u64, words: &mut [u32]) -> io::Re
         .ok_or(io::ErrorKind::InvalidInput)?;
     let mapping = Mapping::new(file, offset - skip, length)?;
     VANISHED.store(false, SeqCst);
-    WINDOW.1.store(mapping.address as usize + mapping.length, SeqCst);
-    WINDOW.0.store(mapping.address as usize, SeqCst);
+    WINDOW.set(mapping.address as usize, mapping.length);
     for (index, word) in words.iter_mut().enumerate() {
         // SAFETY: the mapping is readable and `length` bytes long, which is `skip` plus 4 for each of the words, and
         // `skip` is a multiple of 4 as `offset` and the page size are, so the address is inside and aligned. The
@@ -44,8 +102,7 @@ pub(crate) fn read_mapped(file: &File, offset: u64, words: &mut [u32]) -> io::Re
         // is taken away, the handler puts another one in its place before the load continues.
         *word = unsafe { mapping.address.byte_add(skip as usize).cast::<u32>().add(index).read_volatile() };
     }
-    WINDOW.0.store(0, SeqCst);
-    WINDOW.1.store(0, SeqCst);
+    WINDOW.clear();
     drop(mapping);
     drop(reader);
     if VANISHED.swap(false, SeqCst) { Err(io::Error::from_raw_os_error(libc::EFAULT)) } else { Ok(()) }
@@ -100,28 +157,23 @@ fn install_handler() -> io::Result<()> {
 }
 
 extern "C" fn on_bus_error(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    let (start, end) = (WINDOW.0.load(SeqCst), WINDOW.1.load(SeqCst));
     // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo, and for SIGBUS it has the address.
     let fault = unsafe { (*info).si_addr() } as usize;
-    if start != 0 && (start..end).contains(&fault) {
-        // SAFETY: the window is a mapping of `read_mapped`, which is in its loop: nothing else uses the range, and it
-        // is unmapped by the same address and length afterwards. mmap is a bare system call.
-        let replaced = unsafe {
-            libc::mmap(
-                start as *mut libc::c_void,
-                end - start,
-                libc::PROT_READ,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
-                -1,
-                0,
-            )
-        };
-        if replaced != libc::MAP_FAILED {
+    if WINDOW.contains(fault) {
+        // SAFETY: the window is a mapping of `read_mapped`, which is in its loop and reads it through a raw pointer.
+        if unsafe { WINDOW.replace(libc::PROT_READ) } {
             VANISHED.store(true, SeqCst);
             return;
         }
     }
-    // Not ours: the load is done again, and this time ends the process as if nobody had handled the signal.
+    for range in &GUEST {
+        // SAFETY: vm-memory has guest memory mapped there and accesses it through raw pointers only, since the guest
+        // accesses it as well.
+        if range.contains(fault) && unsafe { range.replace(libc::PROT_READ | libc::PROT_WRITE) } {
+            return;
+        }
+    }
+    // Not ours: the access is done again, and this time ends the process as if nobody had handled the signal.
     // SAFETY: SIG_DFL is valid for SIGBUS; sigaction's one-argument form is safe in a signal handler.
     unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
 }

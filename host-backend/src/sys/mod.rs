@@ -3,9 +3,11 @@
 
 mod mapping;
 mod signals;
+mod vfio;
 
-pub(crate) use mapping::read_mapped;
+pub(crate) use mapping::{guard_guest_memory, read_mapped};
 pub(crate) use signals::Signals;
+pub(crate) use vfio::region;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

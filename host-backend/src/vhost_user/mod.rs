@@ -14,14 +14,21 @@ use chain::{Broken, Buffers, Chain};
 use ring::Memory;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use tracing::{info, warn};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringState};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT,
+};
 use virtio_irq_proto::{EVENT_QUEUE, Event, QUEUE_COUNT, REQUEST_QUEUE};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use virtio_queue::QueueT;
+use vm_memory::{
+    Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap,
+    GuestMemoryRegion, GuestRegionMmap,
+};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -98,6 +105,9 @@ impl Session {
     /// Ends the session of a frontend that left: waits for the worker, and forgets the guest.
     pub fn end(session: Arc<Self>, daemon: VhostUserDaemon<Arc<Self>>) {
         drop(daemon);
+        // Its memory is unmapped with the session, and the addresses may become anybody's. Where this fails, no guard
+        // was ever set.
+        let _ = sys::guard_guest_memory([]);
         let mut device = session.bridge.device();
         device.reset();
         device.negotiated(0);
@@ -130,14 +140,13 @@ impl Session {
             Ok(Progress::More)
         })();
         // What was completed before a fault is the driver's, who may wait for it.
-        if budget < CHAINS_PER_WAKEUP && state.needs_notification().unwrap_or(true) {
+        if budget < CHAINS_PER_WAKEUP && wants_notification(&mut state, &memory) {
             ring.notify(&state);
         }
         result.unwrap_or_else(|broken| {
             if ring.set_faulty() {
-                self.complaints.run(|suppressed| {
-                    warn!(suppressed, "the guest's ring is left alone until it is set up again: {broken}");
-                });
+                self.complaints
+                    .run(|| warn!("the guest's ring is left alone until it is set up again: {broken}"));
             }
             Progress::Done
         })
@@ -181,6 +190,18 @@ impl Session {
     }
 }
 
+/// Whether the driver wants to hear of what was completed. Where that cannot be read, it does.
+fn wants_notification(state: &mut VringState<Memory>, memory: &GuestMemoryMmap) -> bool {
+    if state.get_queue().event_idx_enabled() {
+        return state.needs_notification().unwrap_or(true);
+    }
+    // The completion must be seen before the driver's wish is read, or a driver that wakes up in between is forgotten.
+    fence(Ordering::SeqCst);
+    // virtio-queue leaves the other way of suppression, the flags of the available ring, to its user.
+    let flags = memory.load::<u16>(GuestAddress(state.get_queue().avail_ring()), Ordering::Acquire);
+    flags.map_or(true, |flags| u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+}
+
 /// Writes as many events as fit; `None` where the buffer is not one for events.
 fn tell(device: &mut Device, buffers: &Buffers, memory: &GuestMemoryMmap) -> Option<u32> {
     if buffers.is_readable() {
@@ -190,6 +211,15 @@ fn tell(device: &mut Device, buffers: &Buffers, memory: &GuestMemoryMmap) -> Opt
     let used = buffers.write(memory, events.as_bytes())?;
     device.events_taken(events.len());
     Some(used)
+}
+
+/// Whether the file of a region is as long as the region. Devices such as persistent memory have no length.
+fn is_backed(region: &GuestRegionMmap) -> bool {
+    region.file_offset().is_none_or(|file| {
+        let end = file.start().checked_add(region.len());
+        let holds = |length| end.is_some_and(|end| end <= length);
+        file.file().metadata().is_ok_and(|metadata| !metadata.is_file() || holds(metadata.len()))
+    })
 }
 
 impl VhostUserBackend for Session {
@@ -237,8 +267,18 @@ impl VhostUserBackend for Session {
         Ok(())
     }
 
-    fn update_memory(&self, _memory: Memory) -> io::Result<()> {
-        Ok(())
+    /// The library maps what it is told to. A mapping that goes beyond its file would end the process with SIGBUS at
+    /// the first look at it, so such memory is taken away again and the frontend is disconnected.
+    fn update_memory(&self, memory: Memory) -> io::Result<()> {
+        if memory.memory().iter().all(is_backed) {
+            // It can be made shorter later, which then is the VMM's loss and not the daemon's.
+            let regions = memory.memory();
+            return sys::guard_guest_memory(
+                regions.iter().map(|region| (region.as_ptr() as usize, region.size())),
+            );
+        }
+        memory.lock().unwrap_or_else(PoisonError::into_inner).replace(GuestMemoryMmap::new());
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "a memory region is larger than its file"))
     }
 
     fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
@@ -248,7 +288,7 @@ impl VhostUserBackend for Session {
     /// GET_VRING_BASE: the driver reset the device or left, or the VM is paused. Nothing tells these apart.
     fn stop_vring(&self, queue_index: u32) -> io::Result<()> {
         if queue_index == u32::from(REQUEST_QUEUE) {
-            info!("the guest's driver stopped");
+            self.complaints.run(|| info!("the guest's driver stopped"));
             self.bridge.device().reset();
         }
         Ok(())

@@ -30,6 +30,9 @@ pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
 pub const INDIRECT: u16 = 4;
 
+/// Address, length in bytes, flags and successor of a descriptor.
+pub type Descriptor = (u64, u32, u16, u16);
+
 /// Where guest memory begins and how long it is. Not at 0, so that 0 is an address outside of it.
 pub const BASE: u64 = 0x10_0000;
 pub const MEMORY: usize = 0x20_0000;
@@ -287,7 +290,7 @@ impl Vm {
     }
 
     /// Writes descriptor `number` of a table.
-    pub fn descriptor(&self, table: u64, number: u16, (address, length, flags, next): (u64, u32, u16, u16)) {
+    pub fn descriptor(&self, table: u64, number: u16, (address, length, flags, next): Descriptor) {
         let bytes =
             [&address.to_le_bytes()[..], &length.to_le_bytes(), &flags.to_le_bytes(), &next.to_le_bytes()]
                 .concat();

@@ -35,6 +35,10 @@ struct State {
     next_id: u64,
     replies: HashMap<u64, Result<Answer, Failure>>,
     starts: Vec<Start>,
+    /// How many starts were asked for.
+    planned: usize,
+    /// Where the machine's console is, which has a kernel's last words.
+    console: Option<PathBuf>,
     kernel: Vec<String>,
     output: HashMap<String, Vec<String>>,
     files: HashMap<String, File>,
@@ -92,6 +96,15 @@ impl Agent {
     /// If it takes longer than `limit`, or the machine is gone.
     pub fn started(&self, count: usize, limit: Duration) -> Result<Vec<Start>> {
         self.wait_for("start", limit, |state| (state.starts.len() >= count).then(|| state.starts.clone()))
+    }
+
+    /// Says that the machine is about to start once more. A start that was not announced is a crash.
+    ///
+    /// Returns how often it will have started.
+    pub(crate) fn expect_start(&self) -> usize {
+        let mut state = self.shared.state();
+        state.planned += 1;
+        state.planned
     }
 
     /// How often the machine has started so far.
@@ -286,15 +299,23 @@ impl Agent {
         lines.iter().filter(|line| texts.iter().any(|text| line.contains(text))).cloned().collect()
     }
 
+    /// Adds `text` to the log `name` of the machine.
+    pub(crate) fn note(&self, name: &str, text: &str) {
+        let mut state = self.shared.state();
+        self.shared.record(&mut state, name, text);
+    }
+
     /// Says that the machine is gone, for a reason that its channel does not show.
     pub(crate) fn lost(&self, why: &str) {
         self.shared.state().gone = Some(why.to_owned());
         self.shared.changed.notify_all();
     }
 
-    /// Takes [`Agent::lost`] back, because another machine uses the channel now.
-    pub(crate) fn revive(&self) {
-        self.shared.state().gone = None;
+    /// Takes [`Agent::lost`] back, because another machine uses the channel now, whose console is in the file `console`.
+    pub(crate) fn revive(&self, console: PathBuf) {
+        let mut state = self.shared.state();
+        state.gone = None;
+        state.console = Some(console);
     }
 
     fn call(&self, operation: Operation, limit: Duration) -> Result<Answer> {
@@ -314,7 +335,7 @@ impl Agent {
             .map_err(|error| Error::Unexpected(format!("a request that is not JSON: {error}")))?;
         line.push('\n');
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.write_all(line.as_bytes()).map_err(|error| self.gone(&error.to_string()))?;
+        writer.write_all(line.as_bytes()).map_err(|error| self.gone(None, &error.to_string()))?;
         Ok(id)
     }
 
@@ -332,7 +353,7 @@ impl Agent {
                 return Ok(found);
             }
             if let Some(why) = &state.gone {
-                return Err(self.gone(why));
+                return Err(self.gone(state.console.as_ref(), why));
             }
             let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));
             if left.is_zero() {
@@ -345,8 +366,9 @@ impl Agent {
         }
     }
 
-    fn gone(&self, why: &str) -> Error {
-        Error::Gone { machine: self.machine.clone(), why: why.to_owned(), log: self.kernel_log() }
+    fn gone(&self, console: Option<&PathBuf>, why: &str) -> Error {
+        let log = console.cloned().unwrap_or_else(|| self.shared.log("console"));
+        Error::Gone { machine: self.machine.clone(), why: why.to_owned(), log }
     }
 
     fn unexpected<T>(&self, answer: &Answer) -> Result<T> {
@@ -377,6 +399,9 @@ impl Shared {
         let mut state = self.state();
         match message {
             Message::Hello { boot_id, kernel, uptime } => {
+                if state.starts.len() >= state.planned {
+                    state.gone = Some("it restarted unasked, as a kernel does that panics".to_owned());
+                }
                 state.starts.push(Start { boot_id, kernel, took: Duration::from_millis(uptime) });
             }
             Message::Reply { id, outcome } => {
@@ -480,8 +505,22 @@ mod tests {
     fn a_line_that_was_cut_short_is_passed_over() {
         let directory = tempfile::tempdir().unwrap();
         let (agent, mut machine) = pair(directory.path());
+        assert_eq!(agent.expect_start(), 1);
         writeln!(machine, "{{\"reply\":{{\"id").unwrap();
         say(&mut machine, &Message::Hello { boot_id: "b".into(), kernel: "k".into(), uptime: 1500 });
         assert_eq!(agent.started(1, SOON).unwrap()[0].took, Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn a_start_that_nobody_asked_for_is_a_crash() {
+        let directory = tempfile::tempdir().unwrap();
+        let (agent, mut machine) = pair(directory.path());
+        let hello = Message::Hello { boot_id: "b".into(), kernel: "k".into(), uptime: 1 };
+        agent.expect_start();
+        say(&mut machine, &hello);
+        agent.started(1, SOON).unwrap();
+        say(&mut machine, &hello);
+        agent.started(2, SOON).unwrap();
+        assert!(agent.read("x").unwrap_err().to_string().contains("unasked"));
     }
 }

@@ -2,7 +2,6 @@
 //! What a scenario found.
 
 use crate::error::{Error, Result};
-use crate::msi::Pair;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -60,8 +59,10 @@ pub struct Row {
     pub vector: String,
     /// The pair in the guest's capability.
     pub guest_pair: String,
-    /// The pair that virtio-irq told, or why there is none.
+    /// The pair in the function's own capability, as the host has it.
     pub host_pair: String,
+    /// The pair that the device wrote.
+    pub written: String,
     /// Interrupts that the device sent.
     pub sent: u64,
     /// Runs of the guest's handler.
@@ -165,11 +166,6 @@ impl Report {
         (self.observer)(&check);
         self.checks.push(check);
     }
-}
-
-/// A pair for a table, or what is there instead.
-pub(crate) fn shown(pair: Option<Pair>, instead: &str) -> String {
-    pair.map_or_else(|| instead.to_owned(), |pair| pair.to_string())
 }
 
 #[cfg(test)]

@@ -26,6 +26,9 @@ const START: Duration = Duration::from_secs(60);
 /// How long a guest may take to be off after it was told.
 const STOP: Duration = Duration::from_secs(20);
 
+/// A machine that hangs need not answer.
+const DIAGNOSIS: Duration = Duration::from_secs(5);
+
 const HOST_IMAGE: &str = "host.cpio";
 const GUEST_IMAGE: &str = "guest.cpio";
 
@@ -82,7 +85,7 @@ impl Host {
         let agent = agents.next().ok_or_else(|| Error::Unexpected("a host without a channel".into()))??;
         let guests = agents.collect::<Result<_>>()?;
         let host = Self { agent, guests, images, qemu, _alive: alive };
-        host.agent.started(1, START)?;
+        host.agent.started(host.agent.expect_start(), START)?;
         for module in &modules {
             let name = module.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             host.agent.perform(Operation::LoadModule { name, parameters: String::new() })?;
@@ -131,6 +134,28 @@ impl Host {
         Ok(interrupts(&table, &format!("({function})")))
     }
 
+    /// Lets the kernels of the host and its guests log what hangs, for whoever reads the logs of a scenario that did. Nothing is
+    /// returned: it is the last that is asked of them.
+    pub fn log_what_hangs(&self) {
+        for agent in self.guests.iter().chain([&self.agent]) {
+            // Blocked tasks, then what the processors do.
+            for request in ["w", "l"] {
+                let asked = agent.write_within("/proc/sysrq-trigger", request, DIAGNOSIS);
+                if let Err(error) = asked {
+                    eprintln!("no diagnosis from inside: {error}");
+                    break;
+                }
+            }
+            // The log follows the answer on the same channel; this comes after it.
+            let _: Result<String> = agent.read("/proc/uptime");
+        }
+        let waits = "for task in /proc/[0-9]*/task/*; do echo \"$task $(cat $task/comm $task/stat $task/wchan)\"; done";
+        match self.agent.run(&["/bin/sh", "-c", waits]) {
+            Ok(tasks) => self.agent.note("tasks", &tasks),
+            Err(error) => eprintln!("no diagnosis of the host's processes: {error}"),
+        }
+    }
+
     /// Starts a process, its output going to a log named for it.
     ///
     /// # Errors
@@ -151,8 +176,8 @@ impl Host {
         let agent =
             channel.ok_or_else(|| Error::Unexpected(format!("no channel {}", guest.channel)))?.clone();
         let image = self.images.join(GUEST_IMAGE).display().to_string();
-        let before = agent.start_count();
-        agent.revive();
+        agent.revive(self.agent.process_log(name));
+        let count = agent.expect_start();
         let qemu = self.spawn(name, &guest.arguments(&image))?;
         let (watched, told) = (qemu.clone(), agent.clone());
         let watcher = std::thread::spawn(move || {
@@ -165,7 +190,7 @@ impl Host {
             end
         });
         let guest = RunningGuest { agent, qemu, watcher };
-        guest.agent.started(before + 1, START)?;
+        guest.agent.started(count, START)?;
         Ok(guest)
     }
 }
@@ -268,9 +293,9 @@ impl RunningGuest {
     ///
     /// If it does not come back.
     pub fn reboot(&self) -> Result<()> {
-        let before = self.agent.start_count();
+        let count = self.agent.expect_start();
         self.agent.tell(Operation::Reboot)?;
-        self.agent.started(before + 1, START).map(drop)
+        self.agent.started(count, START).map(drop)
     }
 
     /// Switches the guest off and waits for QEMU's end.

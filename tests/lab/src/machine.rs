@@ -11,6 +11,9 @@ pub(crate) const TREE: &str = "tree";
 /// cryptography, and (with PCI Express) probing of 255 buses that do not exist.
 const QUICK: &[&str] = &["quiet", "cryptomgr.notests", "pci=lastbus=0"];
 
+/// The kernel would panic if a busy machine did not let the emulated timer tick in time.
+const PATIENT: &[&str] = &["no_timer_check"];
+
 /// A board without what would be probed and is not used.
 const Q35: &str = "q35,sata=off,smbus=off,i8042=off";
 
@@ -35,7 +38,7 @@ impl Machine {
         Self {
             cpu: "EPYC,+svm,+npt",
             memory: 2048,
-            cpus: 2,
+            cpus: 1,
             iommu: "intel-iommu,intremap=on,caching-mode=on",
             devices: Vec::new(),
             modules: vec!["9p", "9pnet_virtio", "vfio-pci", "vfio_iommu_type1", "kvm-amd"],
@@ -154,7 +157,7 @@ fn channel(index: usize) -> String {
 
 /// What every machine has: the kernel without firmware's detours, its console on standard output, nothing by default.
 fn kernel(line: &mut Line, initramfs: &str, arguments: &[String]) {
-    let own = ["console=ttyS0", "panic=-1"].iter().chain(QUICK).map(|&word| word.to_owned());
+    let own = ["console=ttyS0", "panic=-1"].iter().chain(QUICK).chain(PATIENT).map(|&word| word.to_owned());
     let append: Vec<_> = own.chain(arguments.iter().cloned()).collect();
     line.pair("-bios", "qboot.rom")
         .pair("-kernel", format!("/{IMAGE}"))

@@ -28,6 +28,7 @@ struct Assignment {
     msi_count: u16,
     msix_count: u16,
     refused: bool,
+    native: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -109,7 +110,9 @@ impl Joined {
         let assigned = assignments.values().map(|a| Assigned {
             function: Function {
                 id: FunctionId(a.id),
-                flags: FunctionFlags::NATIVE.with(FunctionFlags::ISOLATED, !a.refused),
+                flags: FunctionFlags::default()
+                    .with(FunctionFlags::NATIVE, a.native)
+                    .with(FunctionFlags::ISOLATED, !a.refused),
                 guest_address: a.guest_address.map(address),
                 ids: ids(a.model),
                 intx_count: 1,
@@ -420,6 +423,9 @@ impl Model {
         if end > usize::from(vectors) {
             return Err(Status::NoVector);
         }
+        if !assignment.native {
+            return Err(Status::Unsupported);
+        }
         if assignment.refused {
             return Err(Status::NotIsolated);
         }
@@ -458,14 +464,15 @@ prop_compose! {
         msi_count in prop_oneof![Just(0), Just(1), Just(16), Just(32)],
         msix_count in prop_oneof![Just(0_u16), 1..=64_u16, Just(2048)],
         refused in proptest::bool::weighted(0.1),
+        native in proptest::bool::weighted(0.9),
     ) -> Assignment {
-        Assignment { id, model, guest_address, msi_count, msix_count, refused }
+        Assignment { id, model, guest_address, msi_count, msix_count, refused, native }
     }
 }
 
 /// Functions with different ids, no two of them at one guest address.
 fn assignments() -> impl Strategy<Value = BTreeMap<u16, Assignment>> {
-    vec(assignment(), 0..24).prop_map(|all| {
+    prop_oneof![3 => vec(assignment(), 0..4), 1 => vec(assignment(), 0..24)].prop_map(|all| {
         let mut addresses = BTreeSet::new();
         let unique = all.into_iter().map(|mut a| {
             a.guest_address = a.guest_address.filter(|address| addresses.insert(*address));
@@ -478,6 +485,11 @@ fn assignments() -> impl Strategy<Value = BTreeMap<u16, Assignment>> {
 /// Numbers at which ranges begin and end, and the ones around them.
 fn bound() -> impl Strategy<Value = u16> {
     prop_oneof![0..40_u16, 2040..2060_u16, any::<u16>(), Just(u16::MAX)]
+}
+
+/// Sizes of MSI blocks: ranges that end exactly where others do.
+fn size() -> impl Strategy<Value = u16> {
+    prop_oneof![Just(1_u16), Just(16), Just(32)]
 }
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -496,14 +508,14 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 fn operation() -> impl Strategy<Value = Operation> {
     let function = 0..26_usize;
     let irq_type = prop_oneof![2 => Just(IrqType::Msi), 2 => Just(IrqType::Msix)];
-    let count = prop_oneof![3 => 1..40_u16, 1 => 2000..5000_u16, 1 => 1..=u16::MAX];
+    let count = prop_oneof![4 => size(), 2 => 1..40_u16, 1 => 2000..5000_u16, 1 => 1..=u16::MAX];
     prop_oneof![
         2 => (bytes(), 0..100_usize).prop_map(|(bytes, room)| Operation::Raw(bytes, room)),
         4 => (function.clone(), 0..4_u8, bound(), bound(), prop_oneof![3 => Just(0_i8), 1 => -20..20_i8]).prop_map(
             |(function, irq_type, first, count, room_off)| Operation::Get { function, irq_type, first, count, room_off }
         ),
         2 => (bound(), bound()).prop_map(|(start, count)| Operation::List { start, count }),
-        8 => (function.clone(), irq_type, prop_oneof![4 => 0..4_u16, 1 => bound()], count).prop_map(
+        8 => (function.clone(), irq_type, prop_oneof![4 => Just(0), 4 => 0..4_u16, 1 => bound()], count).prop_map(
             |(function, irq_type, first, count)| Operation::Fetch {
                 function,
                 irq_type,
@@ -516,7 +528,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (0..6_usize).prop_map(Operation::Events),
         1 => proptest::bool::weighted(0.7).prop_map(Operation::Negotiate),
         1 => Just(Operation::Reset),
-        2 => (function.clone(), prop_oneof![0..40_u16, Just(u16::MAX)])
+        2 => (function.clone(), prop_oneof![3 => size(), 1 => 0..40_u16, 1 => Just(u16::MAX)])
             .prop_map(|(function, count)| Operation::Enable { function, count }),
         2 => function.clone().prop_map(Operation::Move),
         1 => function.clone().prop_map(Operation::Fail),
@@ -572,8 +584,15 @@ proptest! {
 /// A result of the host that arrives after a reset belongs to the guest before it.
 #[test]
 fn a_host_call_from_before_a_reset_tells_nothing() {
-    let one =
-        Assignment { id: 3, model: 0, guest_address: None, msi_count: 4, msix_count: 0, refused: false };
+    let one = Assignment {
+        id: 3,
+        model: 0,
+        guest_address: None,
+        msi_count: 4,
+        msix_count: 0,
+        refused: false,
+        native: true,
+    };
     let mut joined = Joined::new(&BTreeMap::from([(3, one)]));
     let vectors = VectorRange::of_messages(IrqType::Msi, 1, 2).unwrap();
     let request = GetMessages { function: FunctionId(3), vectors };
@@ -592,8 +611,15 @@ fn a_host_call_from_before_a_reset_tells_nothing() {
 /// Where one message of an MSI block is seen to have moved, the driver hears of those that it was told before.
 #[test]
 fn a_message_that_is_seen_to_have_moved_changes_the_block() {
-    let one =
-        Assignment { id: 3, model: 0, guest_address: None, msi_count: 32, msix_count: 0, refused: false };
+    let one = Assignment {
+        id: 3,
+        model: 0,
+        guest_address: None,
+        msi_count: 32,
+        msix_count: 0,
+        refused: false,
+        native: true,
+    };
     let mut joined = Joined::new(&BTreeMap::from([(3, one)]));
     joined.fetch(3, VectorRange::of_messages(IrqType::Msi, 4, 9).unwrap());
     joined.run(&Operation::Move(0));

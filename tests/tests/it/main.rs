@@ -1,4 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Tests of the parts together. None of them needs root, hardware, QEMU or a kernel module.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test program: what fails here fails the test")]
 
 mod cores;
+mod events;
+mod hostile_frontend;
+mod hostile_guest;
+mod lifecycle;
+mod program;
+mod reference;

@@ -29,7 +29,8 @@ enum virtio_irq_type {
  * struct virtio_irq_msg - what a device writes to raise one vector
  * @address: where it writes; opaque to the guest
  * @data: what it writes, as a 32-bit little-endian value
- * @generation: differs whenever @address or @data of this vector changed
+ * @generation: differs whenever @address or @data of this vector changed; not
+ *	to be compared across a suspend, nor with that of another handle
  */
 struct virtio_irq_msg {
 	u64 address;
@@ -40,7 +41,9 @@ struct virtio_irq_msg {
 /**
  * enum virtio_irq_event - what happened to a function
  * @VIRTIO_IRQ_EVENT_MESSAGE_CHANGED: messages that were told before are not
- *	valid any more: ask again and program them again
+ *	valid any more: ask again, program them again, and then act as if each
+ *	vector had been raised once, since an interrupt may have been lost. An
+ *	answer to a call that began before the event may be the old message.
  * @VIRTIO_IRQ_EVENT_GONE: the function left the host, or the virtio-irq device
  *	left the guest; every later call on this handle fails with -ENODEV
  */

@@ -12,8 +12,10 @@ mod msix;
 mod sysfs;
 #[cfg(test)]
 mod tests;
+mod vmm;
 
 pub use sysfs::{Platform, Sysfs};
+pub use vmm::Vmm;
 
 use super::{Description, HostError, HostFunction};
 use crate::device::Pair;
@@ -65,14 +67,15 @@ pub enum OpenError {
 }
 
 impl LinuxFunction {
-    /// Opens a function and finds out what it is.
+    /// Opens a function and finds out what it is. `vmm` is the process that has its VFIO device open, if that is known:
+    /// an MSI-X table is read through that device, which works where sysfs does not let it be mapped.
     ///
     /// The configuration space stays open: reading it beyond the first 64 bytes needs CAP_SYS_ADMIN of whoever
     /// opened it (`pci_read_config` in drivers/pci/pci-sysfs.c), so that the daemon may drop privileges later.
     ///
     /// # Errors
     /// The function is not there, not bound to a VFIO driver, or not readable.
-    pub fn open(sysfs: &Sysfs, address: PciAddress) -> Result<Self, OpenError> {
+    pub fn open(sysfs: &Sysfs, address: PciAddress, vmm: Option<Vmm>) -> Result<Self, OpenError> {
         let function = sysfs.function(address)?;
         function.require_vfio_driver()?;
         let config = ConfigFile::open(&function)?;
@@ -90,7 +93,9 @@ impl LinuxFunction {
             description,
             config,
             msi: capabilities.msi,
-            msix: capabilities.msix.map(|capability| MsixTable::new(capability, &function)),
+            msix: capabilities
+                .msix
+                .map(|capability| MsixTable::new(capability, &function, description.ids, vmm)),
             msi_irqs: function.path().join("msi_irqs"),
         })
     }

@@ -4,13 +4,15 @@
 use super::capability::MsixCapability;
 use super::config::ConfigFile;
 use super::sysfs::Function;
+use super::vmm::Vmm;
 use crate::device::Pair;
 use crate::host::HostError;
 use crate::sys;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
-use virtio_irq_proto::VectorRange;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use virtio_irq_proto::{PciAddress, PciIds, VectorRange};
 
 /// Size of an entry: address low, address high, data, vector control.
 const ENTRY_SIZE: u64 = 16;
@@ -23,12 +25,30 @@ const ENTRY_WORDS: usize = 4;
 #[derive(Debug)]
 pub(super) struct MsixTable {
     capability: MsixCapability,
-    resource: PathBuf,
+    place: Place,
+}
+
+/// Through which file the table's BAR is mapped.
+#[derive(Debug)]
+enum Place {
+    /// sysfs `resourceN`.
+    Sysfs(PathBuf),
+    /// The VFIO device that the VMM opened.
+    Vfio { vmm: Vmm, address: PciAddress, ids: PciIds },
 }
 
 impl MsixTable {
-    pub(super) fn new(capability: MsixCapability, function: &Function) -> Self {
-        Self { capability, resource: function.path().join(format!("resource{}", capability.bar())) }
+    pub(super) fn new(
+        capability: MsixCapability,
+        function: &Function,
+        ids: PciIds,
+        vmm: Option<Vmm>,
+    ) -> Self {
+        let place = match vmm {
+            Some(vmm) => Place::Vfio { vmm, address: function.address(), ids },
+            None => Place::Sysfs(function.path().join(format!("resource{}", capability.bar()))),
+        };
+        Self { capability, place }
     }
 
     pub(super) fn read(&self, config: &ConfigFile, vectors: VectorRange) -> Result<Vec<Pair>, HostError> {
@@ -46,20 +66,47 @@ impl MsixTable {
     }
 
     fn read_words(&self, offset: u64, words: &mut [u32]) -> Result<(), HostError> {
-        let file =
-            File::open(&self.resource).map_err(HostError::failed("open the BAR of the MSI-X table"))?;
-        sys::read_mapped(&file, offset, words).map_err(|error| match error.raw_os_error() {
-            // `pci_mmap_resource` in drivers/pci/pci-sysfs.c.
-            Some(libc::EINVAL) => HostError::failed(
-                "map the MSI-X table: this kernel (CONFIG_IO_STRICT_DEVMEM) lets nobody else map a BAR that the \
-                 VMM uses",
-            )(error),
-            Some(libc::EPERM) => {
-                HostError::failed("map the MSI-X table: this kernel is locked down")(error)
+        match &self.place {
+            Place::Sysfs(path) => read_sysfs(path, offset, words),
+            Place::Vfio { vmm, address, ids } => {
+                let device = vmm
+                    .device(*address, ids)
+                    .map_err(HostError::failed("get the VFIO device of the function from the VMM"))?;
+                self.read_vfio(&device, offset, words).map_err(|error| match error.raw_os_error() {
+                    Some(libc::EFAULT) => HostError::failed(
+                        "read the MSI-X table while the guest has the function's memory off",
+                    )(error),
+                    _ => HostError::failed("map the MSI-X table through the VMM's VFIO device")(error),
+                })
             }
-            _ => HostError::failed("map the MSI-X table")(error),
-        })
+        }
     }
+
+    fn read_vfio(&self, device: &File, offset: u64, words: &mut [u32]) -> io::Result<()> {
+        // The BARs are the first regions (`VFIO_PCI_BAR0_REGION_INDEX` is 0).
+        let region = sys::region(device.as_fd(), u32::from(self.capability.bar()))?;
+        let end = offset.checked_add(size_of_val(words) as u64);
+        match (end, region.offset.checked_add(offset)) {
+            (Some(end), Some(place)) if end <= region.size => sys::read_mapped(device, place, words),
+            _ => Err(io::Error::other("the table is not in its BAR")),
+        }
+    }
+}
+
+fn read_sysfs(path: &Path, offset: u64, words: &mut [u32]) -> Result<(), HostError> {
+    let file = File::open(path).map_err(HostError::failed("open the BAR of the MSI-X table"))?;
+    sys::read_mapped(&file, offset, words).map_err(|error| match error.raw_os_error() {
+        // `pci_mmap_resource` in drivers/pci/pci-sysfs.c.
+        Some(libc::EINVAL) => HostError::failed(
+            "map the MSI-X table, since this kernel (CONFIG_IO_STRICT_DEVMEM) lets nobody else map what vfio-pci \
+             claimed for the VMM; add vfio=pid:N or vfio=pidfile:PATH of the VMM to the --device",
+        )(error),
+        Some(libc::EPERM) => HostError::failed(
+            "map the MSI-X table, since this kernel is locked down; add vfio=pid:N or vfio=pidfile:PATH of the VMM \
+             to the --device",
+        )(error),
+        _ => HostError::failed("map the MSI-X table")(error),
+    })
 }
 
 fn pair(entry: &[u32]) -> Result<Pair, HostError> {

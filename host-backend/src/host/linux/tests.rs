@@ -81,11 +81,11 @@ impl Tree {
     }
 
     fn open(&self) -> Result<LinuxFunction, OpenError> {
-        LinuxFunction::open(&self.sysfs(Platform::X86), ADDRESS)
+        LinuxFunction::open(&self.sysfs(Platform::X86), ADDRESS, None)
     }
 
     fn isolation(&self, platform: Platform) -> Isolation {
-        LinuxFunction::open(&self.sysfs(platform), ADDRESS).unwrap().describe().isolation
+        LinuxFunction::open(&self.sysfs(platform), ADDRESS, None).unwrap().describe().isolation
     }
 
     /// MSI on with 2^`exponent` vectors, and as many interrupts allocated.
@@ -148,7 +148,7 @@ mod opening {
         let sysfs = tree().sysfs(Platform::X86);
         let other = PciAddress { devfn: 3 << 3, ..ADDRESS };
         assert_eq!(
-            refused(LinuxFunction::open(&sysfs, other)),
+            refused(LinuxFunction::open(&sysfs, other, None)),
             "there is no PCI function 0010:3b:03.0 on this host: `lspci -D` lists those there are"
         );
     }

@@ -8,12 +8,13 @@
 use super::edu::Edu;
 use super::{Sabotage, Scenario, Stand};
 use crate::agent::Agent;
-use crate::checks::{Report, Row, Unmet, Verdict, expect, shown};
+use crate::checks::{Report, Row, Unmet, Verdict, expect};
 use crate::error::{Error, Result};
 use crate::host::{Holdings, Host, Process, RunningGuest, payload};
 use crate::machine::{Guest, Machine};
 use crate::msi::Pair;
 use nix::libc::{EAGAIN, ENODEV, SIGTERM};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use virtio_irq_lab_agent::{End, Operation};
@@ -46,6 +47,9 @@ const LEAVE: Duration = Duration::from_secs(5);
 
 /// Enough for anything that the daemon or a kernel does by itself.
 const SOON: Duration = Duration::from_secs(10);
+
+/// Enough for a guest's kernel to panic and start again.
+const RESTART: Duration = Duration::from_secs(60);
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-native-edu",
@@ -152,7 +156,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             fails: "host-kernel-is-well",
         },
     ],
-    limit: Duration::from_secs(240),
+    limit: Duration::from_secs(600),
     run,
 };
 
@@ -162,23 +166,31 @@ fn run(stand: &mut Stand<'_>) -> Result<()> {
         machine = machine.argument("intremap=off");
     }
     let host = Host::boot(stand.layout, stand.artifacts, SCENARIO.name, &machine, stand.limit)?;
-    host_is_fit(stand.report, &host)?;
+    let result = play(stand, &host);
+    if matches!(result, Err(Error::Late { .. })) {
+        host.log_what_hangs();
+    }
+    result
+}
+
+fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
+    host_is_fit(stand.report, host)?;
     if stand.sabotaged("device-too-early") {
-        let early = start_daemon(&host, FUNCTION)?;
-        without_virtio_irq(stand, &host, guest_with_device(&host)?)?;
+        let early = start_daemon(host, FUNCTION)?;
+        without_virtio_irq(stand, host, guest_with_device(host)?)?;
         stop(&early)?;
     } else {
-        without_virtio_irq(stand, &host, Guest::with_function(FUNCTION, SLOT))?;
+        without_virtio_irq(stand, host, Guest::with_function(FUNCTION, SLOT))?;
     }
 
     let simulated = stand.sabotaged("simulated-pair");
-    let daemon = start_daemon(&host, if simulated { "sim:msi=1" } else { FUNCTION })?;
+    let daemon = start_daemon(host, if simulated { "sim:msi=1" } else { FUNCTION })?;
     let before = daemon.holdings()?;
-    with_virtio_irq(stand, &host)?;
-    next_frontend(stand, &host, &daemon)?;
-    daemon_leaks_nothing(stand, &host, &daemon, before)?;
+    with_virtio_irq(stand, host)?;
+    next_frontend(stand, host, &daemon)?;
+    daemon_leaks_nothing(stand, host, &daemon, before)?;
     daemon_leaves(stand, &daemon)?;
-    host_kernel_is_well(stand, &host)
+    host_kernel_is_well(stand, host)
 }
 
 /// The ground that everything stands on: without remapping there would be no fiction to see through.
@@ -213,11 +225,10 @@ fn without_virtio_irq(stand: &mut Stand<'_>, host: &Host, description: Guest) ->
 
     let programmed =
         if stand.sabotaged("true-pair-too-early") { host_pair.pair.to_string() } else { "guest".to_owned() };
-    let mut handled = 0;
+    let mut shot = Shot::default();
     stand.report.check("guest-pair-runs-no-handler", &log, || {
-        let pair = edu.program(&programmed)?;
-        handled = edu.fire(1)?;
-        expect(handled == 0, format!("{pair} written once, handler ran {handled} times"))
+        shot.take(host, guest.agent(), &programmed, 1)?;
+        expect(shot.handled == 0, shot.to_string())
     })?;
 
     let silent = stand.sabotaged("silent-vector");
@@ -241,16 +252,7 @@ fn without_virtio_irq(stand: &mut Stand<'_>, host: &Host, description: Guest) ->
             Err(error) => Err(error.into()),
         }
     })?;
-    stand.report.row(Row {
-        situation: "without virtio-irq".into(),
-        function: GUEST_FUNCTION.into(),
-        vector: "MSI 0".into(),
-        guest_pair: guest_pair.to_string(),
-        host_pair: "not told".into(),
-        sent: 1,
-        handled,
-        outcome: if handled == 0 { "never arrived" } else { "arrived" }.into(),
-    });
+    stand.report.row(shot.row("without virtio-irq"));
     power_off(guest)
 }
 
@@ -267,13 +269,13 @@ fn with_virtio_irq(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
         guest.reboot()?;
         load_modules(guest.agent(), !(stand.sabotaged("no-driver-after-reboot") && number >= 2))?;
         let mut shot = Shot::default();
-        stand.report.check(name, &log, || shot.take(host, guest.agent(), "host", FEW, FEW))?;
+        stand.report.check(name, &log, || shot.arrive(host, guest.agent(), "host", FEW, FEW))?;
         stand.report.row(shot.row(&format!("after reboot {number}")));
     }
     if stand.sabotaged("guest-warns") {
         guest.agent().tell(Operation::Write { path: "/proc/sysrq-trigger".into(), data: "c".into() })?;
         // Its panic is a reboot, and that is what has to be seen.
-        guest.agent().started(guest.agent().start_count() + 1, SOON)?;
+        guest.agent().started(guest.agent().start_count() + 1, RESTART)?;
     }
     stand.report.check("guest-kernel-is-well", &log, || {
         // The guest before this one, this one, and its reboots. A panic would have made another.
@@ -308,7 +310,7 @@ fn pair_is_told(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Res
     };
     let mut shot = Shot::default();
     stand.report.check("each-interrupt-runs-the-handler-once", &log, || {
-        shot.take(host, guest.agent(), "host", sent, MANY)
+        shot.arrive(host, guest.agent(), "host", sent, MANY)
     })?;
     stand.report.row(shot.row("with virtio-irq"));
     Ok(())
@@ -331,7 +333,7 @@ fn enabling_again(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> R
     let mut shot = Shot::default();
     stand.report.check("works-after-enabling-again", &log, || {
         edu.enable_msi(true)?;
-        shot.take(host, guest.agent(), program, FEW, FEW)
+        shot.arrive(host, guest.agent(), program, FEW, FEW)
     })?;
     stand.report.row(shot.row("MSI off and on again"));
     Ok(())
@@ -356,7 +358,7 @@ fn driver_comes_and_goes(stand: &mut Stand<'_>, host: &Host, guest: &RunningGues
             Err(error) => return Err(error.into()),
         };
         agent.write(&format!("{driver}/bind"), device)?;
-        let after = Shot::default().take(host, agent, "host", FEW, FEW)?;
+        let after = Shot::default().arrive(host, agent, "host", FEW, FEW)?;
         Ok(format!("{device}: {between}; bound again: {after}"))
     })
 }
@@ -369,7 +371,7 @@ fn next_frontend(stand: &mut Stand<'_>, host: &Host, daemon: &Process) -> Result
     let mut shot = Shot::default();
     stand.report.check("next-frontend-is-served", &daemon.log(), || {
         let guest = start_guest(host, "qemu-next", &guest_with_device(host)?)?;
-        let verdict = shot.take(host, guest.agent(), "host", FEW, FEW);
+        let verdict = shot.arrive(host, guest.agent(), "host", FEW, FEW);
         power_off(guest)?;
         verdict
     })?;
@@ -429,31 +431,35 @@ fn host_kernel_is_well(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
 #[derive(Default)]
 struct Shot {
     guest_pair: Option<Pair>,
-    told: Option<Pair>,
+    host_pair: Option<Pair>,
+    written: Option<Pair>,
     sent: u64,
     handled: u64,
+    guest_count: u64,
+    host_count: u64,
 }
 
 impl Shot {
-    /// Programs `what` and sends `sent` interrupts, of which `counted` have to arrive: in the guest's handler, in the guest's
-    /// interrupt and in the host's. The pair must be what the host has.
-    fn take(&mut self, host: &Host, guest: &Agent, what: &str, sent: u64, counted: u64) -> Verdict {
+    /// Programs `what` into the device, which sends `sent` interrupts.
+    fn take(&mut self, host: &Host, guest: &Agent, what: &str, sent: u64) -> Result<()> {
         let edu = Edu::new(guest, GUEST_FUNCTION);
-        self.guest_pair = edu.guest_pair().ok();
-        let pair = edu.program(what)?;
-        self.told = Some(pair);
-        let there = host.msi(FUNCTION)?.pair;
+        self.guest_pair = Some(edu.guest_pair()?);
+        self.written = Some(edu.program(what)?);
+        self.host_pair = Some(host.msi(FUNCTION)?.pair);
         let (host_before, guest_before) = (host.vfio_interrupts(FUNCTION)?, guest_interrupts(guest)?);
         self.sent = sent;
         self.handled = edu.fire(sent)?;
-        let host_count = host.vfio_interrupts(FUNCTION)?.wrapping_sub(host_before);
-        let guest_count = guest_interrupts(guest)?.wrapping_sub(guest_before);
-        let seen = format!(
-            "{pair} written {counted} times, handler ran {}; interrupts counted by guest {guest_count}, by host {host_count}",
-            self.handled
-        );
-        let counts = [self.handled, guest_count, host_count].iter().all(|count| *count == counted);
-        expect(pair == there && counts, seen)
+        self.host_count = host.vfio_interrupts(FUNCTION)?.wrapping_sub(host_before);
+        self.guest_count = guest_interrupts(guest)?.wrapping_sub(guest_before);
+        Ok(())
+    }
+
+    /// As [`Shot::take`]; and `counted` interrupts must have arrived by everyone's count, with the pair that the host has.
+    fn arrive(&mut self, host: &Host, guest: &Agent, what: &str, sent: u64, counted: u64) -> Verdict {
+        self.take(host, guest, what, sent)?;
+        let counts = [self.handled, self.guest_count, self.host_count];
+        let seen = format!("{self}; {counted} expected");
+        expect(self.written == self.host_pair && counts.iter().all(|count| *count == counted), seen)
     }
 
     fn row(&self, situation: &str) -> Row {
@@ -461,17 +467,35 @@ impl Shot {
             situation: situation.into(),
             function: GUEST_FUNCTION.into(),
             vector: "MSI 0".into(),
-            guest_pair: shown(self.guest_pair, "none"),
-            host_pair: shown(self.told, "not told"),
+            guest_pair: shown(self.guest_pair),
+            host_pair: shown(self.host_pair),
+            written: shown(self.written),
             sent: self.sent,
             handled: self.handled,
-            outcome: match () {
-                () if self.sent == 0 => "nothing was sent".into(),
-                () if self.handled == self.sent => "every one arrived".into(),
-                () => format!("{} missing", self.sent.saturating_sub(self.handled)),
-            },
+            outcome: match (self.sent, self.handled) {
+                (0, _) => "nothing was sent",
+                (_, 0) => "never arrived",
+                (sent, handled) if sent == handled => "every one arrived",
+                _ => "not as many as were sent",
+            }
+            .into(),
         }
     }
+}
+
+impl fmt::Display for Shot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sent, handled, guest_count, host_count, .. } = self;
+        let written = shown(self.written);
+        write!(
+            f,
+            "{written} written {sent} times; handler ran {handled}, guest counted {guest_count}, host {host_count}"
+        )
+    }
+}
+
+fn shown(pair: Option<Pair>) -> String {
+    pair.map_or_else(|| "-".to_owned(), |pair| pair.to_string())
 }
 
 fn guest_interrupts(guest: &Agent) -> Result<u64> {

@@ -90,7 +90,7 @@ pub(crate) struct Which {
     #[arg(short, long, value_name = "ID")]
     pub(crate) function: Option<u16>,
 
-    /// Function at this address in the guest, [SSSS:]BB:DD.F
+    /// Function at this address in the guest, as 00:06.0 or 0000:00:06.0
     #[arg(short, long, value_name = "ADDRESS", value_parser = pci_address)]
     pub(crate) address: Option<PciAddress>,
 

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask test`: everything that a change must pass, in the order in which it is quickest to fail.
+
+use crate::lab;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+/// How a stage ended.
+pub(crate) enum Outcome {
+    Passed,
+    Failed(String),
+    /// It could not run here: what is missing, and what that leaves untested.
+    NotRun(String),
+}
+
+struct Stage {
+    name: &'static str,
+    what: &'static str,
+    run: fn(&Path) -> Outcome,
+}
+
+const STAGES: &[Stage] = &[
+    Stage { name: "format", what: "cargo fmt", run: format },
+    Stage { name: "lints", what: "clippy, warnings are errors", run: lints },
+    Stage { name: "licences", what: "cargo deny: licences, bans and sources", run: licences },
+    Stage { name: "docs", what: "rustdoc, warnings are errors", run: docs },
+    Stage { name: "tests", what: "unit and integration tests", run: tests },
+    Stage { name: "lab", what: "all scenarios on emulated machines", run: lab::test_all },
+];
+
+/// Runs every stage, also after one has failed: one run shows all that is wrong.
+pub(crate) fn run(root: &Path) -> ExitCode {
+    let strict = std::env::var_os("CI").is_some();
+    let mut results = Vec::new();
+    for (index, stage) in STAGES.iter().enumerate() {
+        println!("\n=== {}/{} {}: {}", index + 1, STAGES.len(), stage.name, stage.what);
+        let start = Instant::now();
+        let outcome = (stage.run)(root);
+        if let Outcome::Failed(why) = &outcome {
+            eprintln!("=== {} FAILED: {why}", stage.name);
+        }
+        results.push((stage.name, outcome, start.elapsed()));
+    }
+    summarize(&results, strict)
+}
+
+fn summarize(results: &[(&str, Outcome, Duration)], strict: bool) -> ExitCode {
+    println!("\n=== summary");
+    let (mut passed, mut failed, mut not_run) = (0, 0, 0);
+    for (name, outcome, time) in results {
+        let seconds = time.as_secs();
+        match outcome {
+            Outcome::Passed => {
+                passed += 1;
+                println!("  passed   {name:<8} {seconds:>5} s");
+            }
+            Outcome::Failed(why) => {
+                failed += 1;
+                println!("  FAILED   {name:<8} {seconds:>5} s  {why}");
+            }
+            Outcome::NotRun(why) => {
+                not_run += 1;
+                println!("  NOT RUN  {name:<8} {seconds:>5} s  {why}");
+            }
+        }
+    }
+    if strict && not_run > 0 {
+        println!("  CI is set: a stage that cannot run counts as failed");
+        failed += std::mem::take(&mut not_run);
+    }
+    println!("\n{passed} passed, {failed} failed, {not_run} skipped");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn format(root: &Path) -> Outcome {
+    cargo(root, &["fmt", "--all", "--check"])
+}
+
+fn lints(root: &Path) -> Outcome {
+    cargo(root, &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"])
+}
+
+/// Advisories are left out: their database is a repository that has to be fetched.
+fn licences(root: &Path) -> Outcome {
+    let tools = root.join("target/tools");
+    let installed = tools.join("bin/cargo-deny");
+    if !installed.exists() {
+        println!("installing cargo-deny under target/tools (about 3 minutes, once)");
+        let mut install = cargo_command(root);
+        install.args(["install", "cargo-deny", "--locked", "--quiet", "--root"]).arg(&tools);
+        if let failed @ Outcome::Failed(_) = finish(install) {
+            return failed;
+        }
+    }
+    let mut check = Command::new(installed);
+    check.current_dir(root).args(["check", "licenses", "bans", "sources"]);
+    finish(check)
+}
+
+fn docs(root: &Path) -> Outcome {
+    let mut command = cargo_command(root);
+    command.args(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "--deny warnings");
+    finish(command)
+}
+
+fn tests(root: &Path) -> Outcome {
+    cargo(root, &["test", "--workspace", "--locked"])
+}
+
+fn cargo(root: &Path, args: &[&str]) -> Outcome {
+    let mut command = cargo_command(root);
+    command.args(args);
+    finish(command)
+}
+
+fn cargo_command(root: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root);
+    command
+}
+
+fn finish(mut command: Command) -> Outcome {
+    match command.status() {
+        Ok(status) if status.success() => Outcome::Passed,
+        Ok(status) => Outcome::Failed(format!("{command:?}: {status}")),
+        Err(error) => Outcome::Failed(format!("{command:?}: {error}")),
+    }
+}
