@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The card's PCI configuration space.
 //!
-//! Identity, BAR and the MSI capability are those that `lspci -vv` shows of the card. There is no PCI Express
+//! Identity, BAR and the MSI capability are those of public `lspci -vv` listings. There is no PCI Express
 //! capability: nothing here depends on one, and the emulated machine has it on its root bus.
 
 use crate::memory::Words;
