@@ -36,7 +36,7 @@ fn functions_are_listed_and_messages_told() {
     let reply = vm.ask(&list_functions(0, 4), 16 + 4 * 32);
     assert_eq!(reply.len(), 48);
     assert_eq!(reply[8..12], [1, 0, 0, 0]);
-    assert_eq!(reply[16..32], [0, 0, 0x1f, 0, 0x30, 0, 0, 0, 0xcb, 0x17, 0x03, 0x11, 0xcb, 0x17, 1, 0]);
+    assert_eq!(reply[16..32], [0, 0, 0x1f, 0, 0x30, 0, 0, 0, 0xcb, 0x17, 0x03, 0x11, 0xcb, 0x17, 8, 1]);
     let reply = vm.ask(&get_messages(0, 1, 14, 2), 16 + 2 * 16);
     assert_eq!(reply[16..32], [0x78, 0x05, 0xe0, 0xfe, 0, 0, 0, 0, 14, 0, 0, 0, 1, 0, 0, 0]);
     assert_eq!(reply[32..48], [0x78, 0x05, 0xe0, 0xfe, 0, 0, 0, 0, 15, 0, 0, 0, 1, 0, 0, 0]);
