@@ -23,7 +23,7 @@ const CARD: Target = Target {
         vendor: 0x17cb,
         device: 0x1103,
         subsystem_vendor: 0x17cb,
-        subsystem_device: 1,
+        subsystem_device: 0x0108,
         class_revision: 0x0280_0001,
     },
     ids_are_unique: true,

@@ -33,6 +33,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "licences", what: "cargo deny: licences, bans and sources", run: licences },
     Stage { name: "docs", what: "rustdoc, warnings are errors", run: docs },
     Stage { name: "tests", what: "unit and integration tests", run: tests },
+    Stage { name: "demo", what: "the simulated demonstration", run: demo },
     Stage { name: "lab", what: "all scenarios on emulated machines", run: lab::test_all },
 ];
 
@@ -118,6 +119,17 @@ fn docs(root: &Path) -> Outcome {
 
 fn tests(root: &Path) -> Outcome {
     cargo(root, &["test", "--workspace", "--locked"]).and(|| kernel_crate(root, "test", &[]))
+}
+
+fn demo(_: &Path) -> Outcome {
+    match std::env::current_exe() {
+        Ok(this) => {
+            let mut demo = Command::new(this);
+            demo.args(["demo", "--simulated"]);
+            finish(demo)
+        }
+        Err(error) => Outcome::Failed(format!("cannot find this program: {error}")),
+    }
 }
 
 fn kernel_crate(root: &Path, task: &str, arguments: &[&str]) -> Outcome {
