@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use virtio_irq_lab_agent::{Answer, End, Failure, Message, Operation, Request};
 
 /// How long an operation may take that has nothing to wait for. Generous: machines are emulated, and this machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A machine's agent.
 #[derive(Debug, Clone)]

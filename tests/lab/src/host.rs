@@ -20,14 +20,15 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use virtio_irq_lab_agent::{End, Operation, PAYLOAD};
 
-/// How long a machine may take to start: ten times of what it does take.
-const START: Duration = Duration::from_secs(60);
+/// How long a machine may take to start: twenty times of what it does take, for machines that have other things to do too.
+/// One that crashes is noticed long before.
+const START: Duration = Duration::from_secs(150);
 
 /// How long a guest may take to be off after it was told.
-const STOP: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(60);
 
 /// A machine that hangs need not answer.
-const DIAGNOSIS: Duration = Duration::from_secs(5);
+const DIAGNOSIS: Duration = Duration::from_secs(20);
 
 const HOST_IMAGE: &str = "host.cpio";
 const GUEST_IMAGE: &str = "guest.cpio";

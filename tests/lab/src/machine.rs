@@ -15,7 +15,7 @@ const QUICK: &[&str] = &["quiet", "cryptomgr.notests", "pci=lastbus=0"];
 const PATIENT: &[&str] = &["no_timer_check"];
 
 /// A board without what would be probed and is not used.
-const Q35: &str = "q35,sata=off,smbus=off,i8042=off";
+const Q35: &str = "q35,sata=off,smbus=off,i8042=off,hpet=off";
 
 /// The emulated host of a scenario.
 #[derive(Debug, Clone)]
@@ -91,7 +91,7 @@ impl Machine {
         line.pair("-no-reboot", "")
             .pair("-fsdev", format!("local,id={TREE},path=/,security_model=none,readonly=on,multidevs=remap"))
             .pair("-device", format!("virtio-9p-pci,fsdev={TREE},mount_tag={TREE}"))
-            .pair("-device", "virtio-serial-pci");
+            .pair("-device", serial(sockets.len()));
         for (index, socket) in sockets.iter().enumerate() {
             let name = index.checked_sub(1).map_or_else(|| PORT.to_owned(), channel);
             line.pair("-chardev", format!("socket,id=channel{index},fd={socket}"))
@@ -122,7 +122,7 @@ impl Guest {
     #[must_use]
     pub fn with_function(function: &str, at: &str) -> Self {
         let assigned = vec![(function.to_owned(), at.to_owned())];
-        Self { memory: 256, channel: 0, assigned, extra: Vec::new() }
+        Self { memory: 128, channel: 0, assigned, extra: Vec::new() }
     }
 
     /// Appends arguments for QEMU.
@@ -138,7 +138,7 @@ impl Guest {
         line.pair("-machine", Q35).pair("-accel", "kvm").pair("-cpu", "max").pair("-m", self.memory);
         // Whatever the kernel would warn of is a failure of what runs on it.
         kernel(&mut line, initramfs, &["panic_on_warn=1".to_owned()]);
-        line.pair("-device", "virtio-serial-pci")
+        line.pair("-device", serial(1))
             // A port of the host is no terminal and no pair of pipes, and QEMU opens it as both directions in one.
             .pair("-chardev", format!("pipe,id=channel,path=/dev/virtio-ports/{}", channel(self.channel)))
             .pair("-device", format!("virtserialport,chardev=channel,name={PORT}"));
@@ -148,6 +148,12 @@ impl Guest {
         line.0.extend(self.extra.iter().cloned());
         line.0
     }
+}
+
+/// A controller for this many ports. Every port that could be there is set up at boot, so there are no more; and QEMU keeps the first
+/// for a console.
+fn serial(ports: usize) -> String {
+    format!("virtio-serial-pci,max_ports={}", ports + 1)
 }
 
 /// The name of a host's port to its guest on a channel.

@@ -43,13 +43,13 @@ const FEW: u64 = 10;
 const REBOOTS: usize = 3;
 
 /// The daemon is to leave at once.
-const LEAVE: Duration = Duration::from_secs(5);
+const LEAVE: Duration = Duration::from_secs(20);
 
 /// Enough for anything that the daemon or a kernel does by itself.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 /// Enough for a guest's kernel to panic and start again.
-const RESTART: Duration = Duration::from_secs(60);
+const RESTART: Duration = Duration::from_secs(150);
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-native-edu",
@@ -184,7 +184,7 @@ fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     }
 
     let simulated = stand.sabotaged("simulated-pair");
-    let daemon = start_daemon(host, if simulated { "sim:msi=1" } else { FUNCTION })?;
+    let daemon = start_daemon(host, if simulated { "sim:edu" } else { FUNCTION })?;
     let before = daemon.holdings()?;
     with_virtio_irq(stand, host)?;
     next_frontend(stand, host, &daemon)?;
