@@ -260,4 +260,6 @@ void __noreturn virtio_irq_rs_panic(const u8 *text, size_t len)
 
 MODULE_DESCRIPTION("virtio-irq: the real MSI messages of assigned PCI functions");
 MODULE_AUTHOR("The virtio-irq authors");
+/* A card probed before its virtio-irq device is there would take its own pair. */
+MODULE_SOFTDEP("pre: virtio_pci");
 MODULE_LICENSE("GPL");

@@ -21,7 +21,7 @@
 #define RS_SIZE_MSG 16
 #define RS_SIZE_TEXT 160
 /* Longest request, and longest reply that a request asks for, in bytes. */
-#define RS_SIZE_REQUEST 16
+#define RS_SIZE_REQUEST 24
 #define RS_SIZE_REPLY 2048
 
 /* A device as it was found: the core looks at it again in each operation. */

@@ -119,20 +119,22 @@ pub struct RawEvent {
     reserved: u16,
 }
 
-impl From<Event> for RawEvent {
-    fn from(event: Event) -> Self {
+impl RawEvent {
+    /// The event, unless it is one of sources: this driver has none.
+    pub(crate) fn of(event: Event) -> Option<Self> {
         match event {
-            Event::MessageChanged { function, vectors } => Self {
+            Event::MessageChanged { function, vectors } => Some(Self {
                 kind: 0,
                 irq_type: vectors.irq_type.to_wire().into(),
                 function: function.0,
                 first: vectors.first,
                 count: vectors.count.get(),
                 reserved: 0,
-            },
+            }),
             Event::FunctionGone { function } => {
-                Self { kind: 1, irq_type: 0, function: function.0, first: 0, count: 0, reserved: 0 }
+                Some(Self { kind: 1, irq_type: 0, function: function.0, first: 0, count: 0, reserved: 0 })
             }
+            Event::Interrupt { .. } | Event::SourceRevoked { .. } => None,
         }
     }
 }
@@ -201,10 +203,10 @@ mod tests {
         let names: Vec<_> = enumeration.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
         assert_eq!(names, ["VIRTIO_IRQ_EVENT_MESSAGE_CHANGED", "VIRTIO_IRQ_EVENT_GONE"]);
         let vectors = VectorRange::of_messages(IrqType::Msix, 3, 2).unwrap();
-        let changed = RawEvent::from(Event::MessageChanged { function: FunctionId(7), vectors });
+        let changed = RawEvent::of(Event::MessageChanged { function: FunctionId(7), vectors }).unwrap();
         let expected = RawEvent { kind: 0, irq_type: 2, function: 7, first: 3, count: 2, reserved: 0 };
         assert_eq!(changed, expected);
-        let gone = RawEvent::from(Event::FunctionGone { function: FunctionId(9) });
+        let gone = RawEvent::of(Event::FunctionGone { function: FunctionId(9) }).unwrap();
         assert_eq!((gone.kind, gone.function), (1, 9));
     }
 

@@ -56,6 +56,12 @@ impl From<ReplyError> for Errno {
                 Status::NotEnabled => Self::EAGAIN,
                 Status::NotIsolated => Self::EPERM,
                 Status::HostError => Self::EIO,
+                // Only requests about sources get these, and this driver sends none.
+                Status::NoSource
+                | Status::Busy
+                | Status::NoSpace
+                | Status::NotContiguous
+                | Status::NotReady => Self::EPROTO,
             },
             ReplyError::UnknownStatus(_) | ReplyError::Malformed => Self::EPROTO,
         }
@@ -86,8 +92,8 @@ mod tests {
     #[test]
     fn every_status_has_its_errno() {
         let returned = Status::ALL.map(|status| Errno::from(ReplyError::Refused(status)).to_return());
-        assert_eq!(returned, [-71, -95, -71, -71, -19, -34, -11, -1, -5, -19]);
-        assert_eq!(Errno::from(ReplyError::UnknownStatus(10)).to_return(), -71);
+        assert_eq!(returned, [-71, -95, -71, -71, -19, -34, -11, -1, -5, -19, -71, -71, -71, -71, -71]);
+        assert_eq!(Errno::from(ReplyError::UnknownStatus(15)).to_return(), -71);
         assert_eq!(Errno::from(ReplyError::Malformed).to_return(), -71);
     }
 

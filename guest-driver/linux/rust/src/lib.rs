@@ -196,10 +196,10 @@ pub unsafe extern "C" fn virtio_irq_rs_event(
 ) -> bool {
     // SAFETY: readable and constant by the function's contract.
     let used = unsafe { slice::from_raw_parts(used, len) };
-    match events(used).nth(index) {
+    match events(used).filter_map(RawEvent::of).nth(index) {
         Some(found) => {
             // SAFETY: writable by the function's contract.
-            unsafe { event.write(found.into()) };
+            unsafe { event.write(found) };
             true
         }
         None => false,

@@ -150,6 +150,7 @@ mod tests {
                         }
                     }
                 }
+                about_sources => panic!("this driver has no sources: {about_sources:?}"),
             };
             Ok(&self.reply)
         }
