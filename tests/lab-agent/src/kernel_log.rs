@@ -1,34 +1,61 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The kernel's log, from its first line, to the runner.
 
+use crate::failure;
 use crate::port::Port;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use virtio_irq_lab_agent::Message;
 
 /// A record and its dictionary: `/dev/kmsg` gives one record a read, and refuses shorter buffers.
 const RECORD: usize = 8192;
 
+/// Lines sent at once. A write to the port costs a nested guest milliseconds, and a boot logs hundreds of lines.
+const BATCH: usize = 200;
+
 /// Forwards what is logged, from the oldest record on, until the machine ends.
 pub(crate) fn forward(port: Port) {
     std::thread::spawn(move || {
-        let mut log = match File::open("/dev/kmsg") {
-            Ok(log) => log,
-            Err(error) => return eprintln!("lab agent: open /dev/kmsg: {error}"),
-        };
-        let mut buffer = [0; RECORD];
-        loop {
-            match log.read(&mut buffer) {
-                Ok(length) => {
-                    let record = buffer.get(..length).unwrap_or_default();
-                    port.say(&Message::Kernel { line: line(&String::from_utf8_lossy(record)) });
-                }
-                // The ring overtook us; the next read continues with what is left.
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-                Err(error) => return eprintln!("lab agent: read /dev/kmsg: {error}"),
-            }
+        if let Err(error) = follow(&port) {
+            eprintln!("lab agent: {}", failure("read /dev/kmsg", &error));
         }
     });
+}
+
+fn follow(port: &Port) -> io::Result<()> {
+    let mut log = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open("/dev/kmsg")?;
+    loop {
+        match poll(&mut [PollFd::new(log.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let lines = pending(&mut log)?;
+        if !lines.is_empty() {
+            port.say(&Message::Kernel { lines });
+        }
+    }
+}
+
+/// What can be read without waiting, up to [`BATCH`] lines.
+fn pending(log: &mut File) -> io::Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let mut buffer = [0; RECORD];
+    while lines.len() < BATCH {
+        match log.read(&mut buffer) {
+            Ok(length) => {
+                lines.push(line(&String::from_utf8_lossy(buffer.get(..length).unwrap_or_default())))
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            // The ring overtook us; the next read continues with what is left.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(lines)
 }
 
 /// `6,1234,5678901,-;text\n KEY=value` as `[    5.678901] text`.

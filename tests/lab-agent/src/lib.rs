@@ -130,10 +130,10 @@ pub enum Message {
         /// The result.
         outcome: Result<Answer, Failure>,
     },
-    /// One line of the kernel's log, beginning with its time stamp.
+    /// What the kernel has logged since the message before.
     Kernel {
-        /// The line.
-        line: String,
+        /// The lines, each beginning with its time stamp.
+        lines: Vec<String>,
     },
     /// One line that a process wrote.
     Output {

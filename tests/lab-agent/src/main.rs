@@ -14,6 +14,7 @@ use port::Port;
 use processes::Processes;
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use virtio_irq_lab_agent::{Answer, Failure, Message, Operation, PORT, Request};
 
 fn main() {
@@ -70,6 +71,7 @@ fn perform(operation: Operation, processes: &Arc<Processes>) -> Result<Answer, F
 
 /// Nothing in a machine outlives it, so there is nothing to sync or unmount.
 fn power(mode: RebootMode) -> ! {
+    port::LEAVING.store(true, Ordering::Relaxed);
     let Err(error) = reboot(mode);
     eprintln!("lab agent: {error}");
     loop {

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use virtio_irq_lab_agent::{Failure, Message};
 
@@ -16,6 +17,9 @@ const CLASS: &str = "/sys/class/virtio-ports";
 
 /// Where udev puts ports by name, and QEMU in the machine looks for them.
 const BY_NAME: &str = "/dev/virtio-ports";
+
+/// Whether the machine is going down.
+pub(crate) static LEAVING: AtomicBool = AtomicBool::new(false);
 
 /// The writing side of the runner's port.
 #[derive(Clone)]
@@ -40,7 +44,10 @@ impl Port {
         let Ok(mut line) = serde_json::to_string(message) else { return };
         line.push('\n');
         let mut port = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = port.write_all(line.as_bytes()) {
+        // A machine on its way down has taken the port away.
+        if let Err(error) = port.write_all(line.as_bytes())
+            && !LEAVING.load(Ordering::Relaxed)
+        {
             eprintln!("lab agent: write to the runner: {error}");
         }
     }

@@ -407,9 +407,11 @@ impl Shared {
             Message::Reply { id, outcome } => {
                 state.replies.insert(id, outcome);
             }
-            Message::Kernel { line } => {
-                self.record(&mut state, "kernel", &line);
-                state.kernel.push(line);
+            Message::Kernel { lines } => {
+                for line in lines {
+                    self.record(&mut state, "kernel", &line);
+                    state.kernel.push(line);
+                }
             }
             Message::Output { name, line, .. } => {
                 self.record(&mut state, &name, &line);
@@ -491,8 +493,8 @@ mod tests {
     fn a_kernel_line_is_found_after_the_mark_only() {
         let directory = tempfile::tempdir().unwrap();
         let (agent, mut machine) = pair(directory.path());
-        for line in ["one", "No irq handler", "two"] {
-            say(&mut machine, &Message::Kernel { line: line.into() });
+        for lines in [vec!["one".into(), "No irq handler".into()], vec!["two".into()]] {
+            say(&mut machine, &Message::Kernel { lines });
         }
         agent.kernel_line(0, "two", SOON).unwrap();
         assert_eq!(agent.kernel_line(0, "No irq", SOON).unwrap(), "No irq handler");

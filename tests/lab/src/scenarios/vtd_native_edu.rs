@@ -36,9 +36,9 @@ const UNUSED_VECTOR_LOG: &str = "No irq handler for 0.153";
 /// What a kernel logs when something is wrong with it.
 const TROUBLE: &[&str] = &["WARNING:", "BUG:", "Oops", "Kernel panic", "Call Trace:", "fault reason"];
 
-/// How many interrupts are sent where many are, and where a few are enough.
+/// How many interrupts are sent where many are, and where a few are enough. edu takes a tenth of a second for each.
 const MANY: u64 = 100;
-const FEW: u64 = 10;
+const FEW: u64 = 3;
 
 const REBOOTS: usize = 3;
 
