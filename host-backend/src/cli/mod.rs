@@ -192,11 +192,7 @@ impl DaemonArgs {
         let stop = Stop::on_signals()?;
         let bridge = Arc::new(self.bridge()?);
         let transport = match (self.socket_path, self.fd) {
-            (Some(path), _) => {
-                let transport = Transport::bind(&path)?;
-                info!("waiting for a frontend at {}", path.display());
-                transport
-            }
+            (Some(path), _) => Transport::bind(&path)?,
             (None, Some(number)) => Transport::inherit(number)?,
             (None, None) => return Ok(()),
         };

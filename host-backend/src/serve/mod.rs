@@ -36,6 +36,8 @@ pub fn serve(bridge: &Arc<Bridge>, transport: Transport, stop: &Stop) -> io::Res
 /// One frontend at a time: the next one waits in the socket's queue.
 fn serve_each(bridge: &Arc<Bridge>, socket: &Listening, stop: &Stop) -> io::Result<()> {
     let mut listener = socket.listener()?;
+    // Last of all: whoever reads this finds the daemon as it is when it waits.
+    info!("waiting for a frontend at {socket}");
     while stop.wait_for(socket)? == Waited::Ready {
         if let Err(problem) = serve_next(bridge, &mut listener, stop) {
             error!("cannot serve a frontend, trying again in a second: {problem}");

@@ -6,6 +6,7 @@ use rustix::fs::{FileType, Mode, Stat, lstat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
 use rustix::process::umask;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
@@ -25,8 +26,18 @@ pub enum Transport {
 #[derive(Debug)]
 pub struct Listening {
     socket: UnixListener,
-    /// Kept for its drop.
-    _file: Option<SocketFile>,
+    /// There is none for a socket that was inherited.
+    file: Option<SocketFile>,
+}
+
+/// Where it is, for the log.
+impl fmt::Display for Listening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.file {
+            Some(file) => file.path.display().fmt(f),
+            None => f.write_str("the inherited socket"),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -69,7 +80,7 @@ impl Transport {
         let socket = socket.map_err(create)?;
         let stat = lstat(path).map_err(|errno| create(errno.into()))?;
         let file = SocketFile { path: path.to_owned(), device: stat.st_dev, inode: stat.st_ino };
-        Ok(Self::Listening(Listening { socket, _file: Some(file) }))
+        Ok(Self::Listening(Listening { socket, file: Some(file) }))
     }
 
     /// Takes over a socket that the process inherited: a connected one, or one that listens.
@@ -90,7 +101,7 @@ impl Transport {
         let listens = check().map_err(refuse)?;
         rustix::io::ioctl_fionbio(&fd, false).map_err(|errno| refuse(errno.into()))?;
         if listens {
-            Ok(Self::Listening(Listening { socket: fd.into(), _file: None }))
+            Ok(Self::Listening(Listening { socket: fd.into(), file: None }))
         } else {
             Ok(Self::Connected(fd))
         }
