@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What goes into the machines: the daemon and the agent, built here, and the kernel modules, built in the tree.
 
-use crate::error::{At, Error, Result};
+use crate::error::{At, Result};
 use crate::layout::Layout;
 use crate::program::{self, bound, in_tree};
 use crate::progress::Stage;
@@ -69,6 +69,7 @@ fn programs(layout: &Layout, log: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((built.join("vhost-device-irq"), built.join("virtio-irq-lab-agent")))
 }
 
+/// Without what only a debugger reads: nine tenths of a module, which every start of a guest would unpack and load.
 fn module(layout: &Layout, log: &Path) -> Result<(PathBuf, PathBuf)> {
     let tree = layout.tree();
     for source in MODULE_SOURCES {
@@ -78,18 +79,18 @@ fn module(layout: &Layout, log: &Path) -> Result<(PathBuf, PathBuf)> {
     let mut make = in_tree(&tree, "make");
     make.args(["-C", "/build/guest-driver/linux"]).arg(format!("KDIR=/lib/modules/{kernel}/build"));
     program::run("make the modules", &mut make, log)?;
-    let built = tree.join("build/guest-driver/linux");
-    let modules = (built.join("virtio_irq.ko"), built.join("samples/virtio_irq_edu.ko"));
-    for module in [&modules.0, &modules.1] {
-        if !module.is_file() {
-            return Err(Error::Unexpected(format!(
-                "make succeeded without {}; see {}",
-                module.display(),
-                log.display()
-            )));
-        }
-    }
-    Ok(modules)
+    let strip = |module: &str| -> Result<PathBuf> {
+        let name = module.rsplit('/').next().unwrap_or(module);
+        let stripped = Path::new("/build").join(name);
+        let mut strip = in_tree(&tree, "strip");
+        strip
+            .args(["--strip-debug", "-o"])
+            .arg(&stripped)
+            .arg(Path::new("/build/guest-driver/linux").join(module));
+        program::run("strip a module", &mut strip, log)?;
+        Ok(layout.outside(&stripped))
+    };
+    Ok((strip("virtio_irq.ko")?, strip("samples/virtio_irq_edu.ko")?))
 }
 
 /// Makes `to` equal to `from`, but for products. A file that is equal already is not touched, so that make and cargo see
