@@ -35,7 +35,7 @@ pub struct Artifacts {
 ///
 /// # Errors
 ///
-/// [`Error::Program`] with the compiler's last words.
+/// [`Error::Program`](crate::Error::Program) with the compiler's last words.
 pub fn build(layout: &Layout) -> Result<Artifacts> {
     let _lock = layout.lock()?;
     let log = layout.logs("build");
