@@ -2,9 +2,9 @@
 //! The driver side of virtio-irq without any I/O.
 //!
 //! Everything a driver has to decide is here: whether a device is one it can use, which of the device's functions is
-//! the one it looks for, how a fetch of messages is cut into requests, what a reply means and whether messages form a
-//! block. Everything that waits, allocates or touches memory shared with the device is the caller's: the Linux module
-//! and the userspace reference driver each wrap this crate.
+//! the one it looks for, how a fetch of messages is cut into requests, what a reply means, whether messages form a block,
+//! which sources it holds and what an event means to it. Everything that waits, allocates or touches memory shared with
+//! the device is the caller's: the Linux module and the userspace reference driver each wrap this crate.
 //!
 //! An operation is a value. Ask it for its next request, send that, hand it the bytes that the device says it wrote,
 //! and repeat while it answers [`Progress::Again`]:
@@ -30,12 +30,14 @@ mod device;
 mod events;
 mod fetch;
 mod find;
+mod sources;
 
 pub use allocation::Allocation;
 pub use device::{Device, ProbeError};
 pub use events::events;
 pub use fetch::{Block, Fetch, NotContiguous};
 pub use find::{Find, FindError, LIST_PAGE, Target};
+pub use sources::{Given, NotHeld, Slot, Sources, Verdict, ranges};
 
 /// What an operation needs after a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
