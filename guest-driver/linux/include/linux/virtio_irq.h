@@ -6,21 +6,33 @@
  * table is not what the hardware sends: the hypervisor keeps the real one to
  * itself. A driver that copies the pair into registers of its device must ask
  * virtio-irq for the real pair instead.
+ *
+ * There are two ways. Native: the driver enables MSI or MSI-X as always, its
+ * interrupts come as always, and virtio_irq_get_messages() tells what the
+ * hardware really sends. Event: the driver enables nothing, and allocates
+ * sources with virtio_irq_alloc_sources(), which are vectors of the function
+ * that the host enabled for it; each has a message and a Linux interrupt, and
+ * the virtio-irq device delivers it. A function is used in one way at a time.
  */
 #ifndef _LINUX_VIRTIO_IRQ_H
 #define _LINUX_VIRTIO_IRQ_H
 
+#include <linux/bits.h>
 #include <linux/types.h>
 
 struct pci_dev;
 struct virtio_irq_function;
+struct virtio_irq_sources;
 
 /**
- * enum virtio_irq_type - kind of interrupt that has messages
+ * enum virtio_irq_type - kind of interrupt
+ * @VIRTIO_IRQ_TYPE_INTX: the function's pin, vector 0. It has no message, and
+ *	is only of use as a source.
  * @VIRTIO_IRQ_TYPE_MSI: vectors of the MSI capability
  * @VIRTIO_IRQ_TYPE_MSIX: vectors of the MSI-X table
  */
 enum virtio_irq_type {
+	VIRTIO_IRQ_TYPE_INTX = 0,
 	VIRTIO_IRQ_TYPE_MSI = 1,
 	VIRTIO_IRQ_TYPE_MSIX = 2,
 };
@@ -45,24 +57,31 @@ struct virtio_irq_msg {
  *	vector had been raised once, since an interrupt may have been lost. An
  *	answer to a call that began before the event may be the old message.
  * @VIRTIO_IRQ_EVENT_GONE: the function left the host, or the virtio-irq device
- *	left the guest; every later call on this handle fails with -ENODEV
+ *	left the guest; every later call on this handle fails with -ENODEV, and
+ *	all sources of the function have ended
+ * @VIRTIO_IRQ_EVENT_SOURCE_REVOKED: sources of this handle have ended: the host
+ *	took them back, or the virtio-irq device was suspended or reset. Their
+ *	interrupts do not come any more, and their messages must not be used.
+ *	They are still to be freed, after which the driver can allocate anew.
  */
 enum virtio_irq_event {
 	VIRTIO_IRQ_EVENT_MESSAGE_CHANGED,
 	VIRTIO_IRQ_EVENT_GONE,
+	VIRTIO_IRQ_EVENT_SOURCE_REVOKED,
 };
 
 /**
  * typedef virtio_irq_notify_t - called when something happened to a function
  * @data: what was given to virtio_irq_set_notify()
  * @event: what happened
- * @type: kind of interrupt; only for MESSAGE_CHANGED
- * @first: first vector; only for MESSAGE_CHANGED
- * @count: number of vectors; only for MESSAGE_CHANGED
+ * @type: kind of interrupt; not for GONE
+ * @first: first vector; not for GONE
+ * @count: number of vectors; not for GONE
  *
- * Runs in process context and may sleep, and may ask for messages of its
- * function. It must not call virtio_irq_put() or virtio_irq_set_notify() for
- * any function: both wait for it.
+ * Runs in process context and may sleep, and may ask for messages and allocate
+ * and free sources of its function. It must not call virtio_irq_put() or
+ * virtio_irq_set_notify() for any function: both wait for it. A SOURCE_REVOKED
+ * that was on its way can arrive after its source was freed.
  */
 typedef void (*virtio_irq_notify_t)(void *data, enum virtio_irq_event event,
 				    enum virtio_irq_type type,
@@ -98,5 +117,28 @@ static inline int virtio_irq_get_message(struct virtio_irq_function *fn,
 {
 	return virtio_irq_get_messages(fn, type, vector, 1, msg);
 }
+
+/*
+ * Flag of virtio_irq_alloc_sources(): the sources are a block, of consecutive
+ * vectors whose messages have one address and data that counts up by 1.
+ */
+#define VIRTIO_IRQ_CONTIGUOUS BIT(0)
+
+struct virtio_irq_sources *
+virtio_irq_alloc_sources(struct virtio_irq_function *fn,
+			 enum virtio_irq_type type, unsigned int first,
+			 unsigned int least, unsigned int most,
+			 unsigned int flags);
+unsigned int virtio_irq_sources_count(const struct virtio_irq_sources *sources);
+int virtio_irq_source_irq(const struct virtio_irq_sources *sources,
+			  unsigned int nr);
+int virtio_irq_source_vector(const struct virtio_irq_sources *sources,
+			     unsigned int nr);
+int virtio_irq_source_message(const struct virtio_irq_sources *sources,
+			      unsigned int nr, struct virtio_irq_msg *msg);
+int virtio_irq_sync_masks(struct virtio_irq_sources *sources);
+int virtio_irq_free_source_range(struct virtio_irq_sources *sources,
+				 unsigned int first, unsigned int count);
+void virtio_irq_free_sources(struct virtio_irq_sources *sources);
 
 #endif /* _LINUX_VIRTIO_IRQ_H */

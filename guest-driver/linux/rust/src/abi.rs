@@ -201,7 +201,10 @@ mod tests {
         let header = include_str!("../../include/linux/virtio_irq.h");
         let enumeration = header.split("enum virtio_irq_event {").nth(1).unwrap().split('}').next().unwrap();
         let names: Vec<_> = enumeration.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
-        assert_eq!(names, ["VIRTIO_IRQ_EVENT_MESSAGE_CHANGED", "VIRTIO_IRQ_EVENT_GONE"]);
+        assert_eq!(
+            names,
+            ["VIRTIO_IRQ_EVENT_MESSAGE_CHANGED", "VIRTIO_IRQ_EVENT_GONE", "VIRTIO_IRQ_EVENT_SOURCE_REVOKED"]
+        );
         let vectors = VectorRange::of_messages(IrqType::Msix, 3, 2).unwrap();
         let changed = RawEvent::of(Event::MessageChanged { function: FunctionId(7), vectors }).unwrap();
         let expected = RawEvent { kind: 0, irq_type: 2, function: 7, first: 3, count: 2, reserved: 0 };
