@@ -2,6 +2,7 @@
 //! The daemon as a process of its own.
 
 use crate::program::{self, Profile};
+use crate::triggers::Triggers;
 use crate::vitals::Vitals;
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
@@ -42,7 +43,19 @@ impl Daemon {
     /// # Panics
     /// As [`Daemon::start`].
     pub fn start_built(profile: Profile, arguments: &[&str]) -> Self {
-        Self::listen(profile, tempfile::tempdir().expect("a temporary directory can be made"), arguments)
+        let program = Command::new(program::build("vhost-device-irq", "vhost-device-irq", profile));
+        Self::listen(program, tempfile::tempdir().expect("a temporary directory can be made"), arguments)
+    }
+
+    /// [`Daemon::start`] by a shell that allows it this many open files, unless it asks for more.
+    ///
+    /// # Panics
+    /// As [`Daemon::start`].
+    pub fn start_with_soft_limit(files: u32, arguments: &[&str]) -> Self {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("ulimit -Sn {files} && exec \"$0\" \"$@\""));
+        shell.arg(program::build("vhost-device-irq", "vhost-device-irq", Profile::Debug));
+        Self::listen(shell, tempfile::tempdir().expect("a temporary directory can be made"), arguments)
     }
 
     /// Kills the daemon, which leaves its socket behind, and starts another one in its place.
@@ -54,12 +67,12 @@ impl Daemon {
         self.child.wait().expect("the daemon is a child of this process");
         let directory = self.directory.take().expect("a daemon has its directory until it is replaced");
         assert!(self.socket.exists(), "a daemon that is killed cannot remove its socket");
-        Self::listen(Profile::Debug, directory, arguments)
+        let program = Command::new(program::build("vhost-device-irq", "vhost-device-irq", Profile::Debug));
+        Self::listen(program, directory, arguments)
     }
 
-    fn listen(profile: Profile, directory: TempDir, arguments: &[&str]) -> Self {
+    fn listen(mut command: Command, directory: TempDir, arguments: &[&str]) -> Self {
         let socket = directory.path().join("irq.sock");
-        let mut command = Command::new(program::build("vhost-device-irq", "vhost-device-irq", profile));
         command.arg("--socket-path").arg(&socket).args(arguments).stdin(Stdio::null());
         let mut daemon = Self::spawn(command, socket, directory);
         daemon.wait_for("waiting for a frontend");
@@ -108,6 +121,14 @@ impl Daemon {
     /// Id of the process.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What lets the sources fire that the guest has at the moment.
+    ///
+    /// # Panics
+    /// The process is gone, or the kernel keeps its descriptors from this one.
+    pub fn triggers(&self) -> Triggers {
+        Triggers::of(self.child.id()).expect("the descriptors of a child can be duplicated")
     }
 
     /// Waits until the log has a line with this text, and returns it. Each line is found once.

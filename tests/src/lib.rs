@@ -8,9 +8,11 @@ pub mod guest;
 pub mod link;
 pub mod program;
 pub mod served;
+pub mod triggers;
 pub mod vitals;
 
 pub use daemon::{Daemon, PATIENCE};
 pub use guest::Guest;
 pub use link::Link;
 pub use served::Served;
+pub use triggers::Triggers;

@@ -38,7 +38,7 @@ impl Served {
             let what = host.describe();
             let function = Function {
                 id,
-                flags: FunctionFlags::NATIVE,
+                flags: FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true),
                 guest_address: None,
                 ids: what.ids,
                 intx_count: what.intx_count,

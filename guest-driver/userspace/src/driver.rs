@@ -2,12 +2,14 @@
 //! The driver: what a guest does with the device.
 
 use crate::list::List;
-use crate::memory::GuestMemory;
-use crate::queue::{Buffers, Queue, QueueError, RingFeatures, SIZE};
+use crate::memory::{GuestMemory, PAGE};
+use crate::queue::{Buffers, Queue, QueueError, RingFeatures, SIZE, Used};
 use crate::session::{Session, SessionError};
+use crate::sources::{Change, Clients, Signal};
 use crate::transport::VhostUser;
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,15 +18,17 @@ use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_drivers::transport::{DeviceStatus, Transport};
 use virtio_irq_driver::{
-    Block, Device, Fetch, Find, FindError, NotContiguous, ProbeError, Progress, Target, events,
+    Allocation, Block, Device, Fetch, Find, FindError, NotContiguous, NotHeld, ProbeError, Progress, Target,
+    events, ranges,
 };
 use virtio_irq_proto::{
-    EVENT_QUEUE, Event, Function, FunctionId, Message, REQUEST_QUEUE, ReplyError, Status, VectorRange,
+    Allocate, EVENT_QUEUE, Event, F_EVENT, F_NATIVE, Function, FunctionId, Message, REQUEST_QUEUE,
+    ReplyError, ResetFunction, Source, SourceId, SourceRange, SourceRequest, Status, VectorRange, wire,
 };
 use zerocopy::IntoBytes;
 
-/// Size of an event buffer in bytes: eight records.
-const EVENT_BUFFER: usize = 8 * Event::SIZE;
+/// Size of an event buffer in bytes: a page, which a buffer takes anyway, of 256 records.
+const EVENT_BUFFER: usize = PAGE;
 
 /// How a driver behaves.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +79,12 @@ pub enum DriverError {
     /// The messages do not form a block.
     #[error(transparent)]
     NotContiguous(#[from] NotContiguous),
+    /// The request is about sources that this driver does not hold; it was not sent.
+    #[error(transparent)]
+    NotHeld(#[from] NotHeld),
+    /// The request belongs to a feature that was not negotiated; it was not sent.
+    #[error("the device does not offer {0}")]
+    Feature(&'static str),
     /// The device returned an event buffer without a whole record.
     #[error("the device returned an event buffer without an event")]
     EmptyEvent,
@@ -102,7 +112,11 @@ pub struct Driver {
     options: Options,
     device: Device,
     negotiated: u64,
-    pending: VecDeque<Event>,
+    clients: Clients,
+    /// Requests that nobody waits for any more and whose replies matter all the same, by the token of the ring.
+    late: BTreeMap<u16, Change>,
+    /// Sources that came with such a reply.
+    unwanted: Vec<SourceId>,
 }
 
 #[derive(Debug)]
@@ -139,8 +153,16 @@ impl Driver {
             return Err(SessionError::Missing("VIRTIO_F_VERSION_1").into());
         }
         let device = Device::probe(transport.config(), negotiated)?;
-        let pending = VecDeque::new();
-        let mut driver = Self { queues: None, transport, options, device, negotiated, pending };
+        let mut driver = Self {
+            queues: None,
+            transport,
+            options,
+            device,
+            negotiated,
+            clients: Clients::new(device.max_sources()),
+            late: BTreeMap::new(),
+            unwanted: Vec::new(),
+        };
         driver.start()?;
         Ok(driver)
     }
@@ -158,6 +180,11 @@ impl Driver {
     /// Greatest number of vectors that one request may name. Operations here cut longer ranges by themselves.
     pub fn max_vectors(&self) -> u16 {
         self.device.max_vectors()
+    }
+
+    /// Greatest number of sources that the device lets this driver hold; 0 where it delivers none.
+    pub fn max_sources(&self) -> u32 {
+        self.device.max_sources()
     }
 
     /// The guest's memory.
@@ -206,6 +233,7 @@ impl Driver {
         function: FunctionId,
         vectors: VectorRange,
     ) -> Result<Vec<Message>, DriverError> {
+        self.require(F_NATIVE, function)?;
         let deadline = self.deadline();
         let mut fetch = Fetch::new(&self.device, function, vectors);
         let mut messages = Vec::with_capacity(vectors.len());
@@ -236,8 +264,97 @@ impl Driver {
         self.send(request, room, deadline)
     }
 
+    /// Allocates sources: at least `request.least` and at most `request.most` vectors of a function, which the device
+    /// enables on the host. Each is held until it is freed, its function is gone, or the device is reset.
+    ///
+    /// Until [`Driver::connect_signal`] says something else, [`Driver::events`] tells their interrupts.
+    ///
+    /// # Errors
+    /// As [`Driver::exchange`]; the device refuses: [`DriverError::status`] says why, and for some reasons it is worth
+    /// asking again (IRQ-DRV-37); a device without event delivery. After a reply that makes no sense the driver holds no
+    /// source of this function any more. If the reply comes later than the driver waits, what it gives is freed.
+    pub fn allocate(&mut self, request: Allocate) -> Result<Vec<Source>, DriverError> {
+        self.require(F_EVENT, request.function)?;
+        let deadline = self.deadline();
+        self.settle(deadline)?;
+        let allocation = Allocation::new(&self.device, request);
+        let request = allocation.request();
+        let result = self.change(
+            Change::Allocate(allocation),
+            request.to_wire().as_bytes(),
+            request.reply_size(),
+            deadline,
+        );
+        if let Err(DriverError::Reply(ReplyError::Malformed)) = &result {
+            self.reset_function(request.function)?;
+        }
+        result
+    }
+
+    /// Frees sources, all or none. Nothing more comes of them.
+    ///
+    /// # Errors
+    /// As [`Driver::exchange`]; the driver does not hold all of them; the device refuses, and frees none. If the reply
+    /// comes later than the driver waits, they are freed then.
+    pub fn free(&mut self, sources: SourceRange) -> Result<(), DriverError> {
+        self.sources_request(SourceRequest::Free, sources)
+    }
+
+    /// Masks sources: the device keeps their interrupts until they are unmasked.
+    ///
+    /// # Errors
+    /// As [`Driver::exchange`]; the driver does not hold all of them; the device refuses, and masks none.
+    pub fn mask(&mut self, sources: SourceRange) -> Result<(), DriverError> {
+        self.sources_request(SourceRequest::Mask, sources)
+    }
+
+    /// Unmasks sources. One that fired meanwhile is told once. To be called for an INTx source after each of its
+    /// interrupts, as soon as the function has released its pin (IRQ-DRV-43).
+    ///
+    /// # Errors
+    /// As [`Driver::exchange`]; the driver does not hold all of them. Where the host cannot unmask a pin, that source stays
+    /// masked and the others are unmasked.
+    pub fn unmask(&mut self, sources: SourceRange) -> Result<(), DriverError> {
+        self.sources_request(SourceRequest::Unmask, sources)
+    }
+
+    /// Frees all sources of a function, also ones that this driver does not know of. It does not reset the function
+    /// itself.
+    ///
+    /// # Errors
+    /// As [`Driver::exchange`]; the device knows no such function.
+    pub fn reset_function(&mut self, function: FunctionId) -> Result<(), DriverError> {
+        self.require(F_EVENT, function)?;
+        let request = ResetFunction { function }.to_wire();
+        let deadline = self.deadline();
+        self.change(
+            Change::ResetFunction(function),
+            request.as_bytes(),
+            size_of::<wire::ReplyHead>(),
+            deadline,
+        )?;
+        Ok(())
+    }
+
+    /// Has the interrupts of a source signalled in this way from now on, until it is freed. [`Driver::events`] does so,
+    /// and does not return them.
+    ///
+    /// # Errors
+    /// The driver does not hold the source.
+    pub fn connect_signal(&mut self, source: SourceId, signal: Signal) -> Result<(), NotHeld> {
+        self.clients.connect(source, signal)
+    }
+
+    /// The sources that this driver holds, in ascending order of their ids, each with its function.
+    pub fn sources(&self) -> impl Iterator<Item = (SourceId, FunctionId)> + '_ {
+        self.clients.table().iter()
+    }
+
     /// Waits until the device says something, but no longer than `timeout`, and returns the events in their order;
-    /// none if the time passed.
+    /// none if the time passed. Interrupts of sources with a [`Signal`] are signalled and not returned.
+    ///
+    /// What comes out is about sources that the driver holds and that are not masked; a source that was revoked is told
+    /// once and stays to be freed, a function that is gone is told once.
     ///
     /// # Errors
     /// The backend closed the connection; the device broke the rules of the ring.
@@ -245,23 +362,36 @@ impl Driver {
         let deadline = Instant::now() + timeout;
         loop {
             self.collect_events()?;
-            if !self.pending.is_empty() || !self.transport.session().wait(deadline)? {
-                return Ok(self.pending.drain(..).collect());
+            if self.clients.has_pending() {
+                break;
+            }
+            if !self.transport.session().wait(deadline)? {
+                // The wait has taken the call for what came in between.
+                self.collect_events()?;
+                break;
             }
         }
+        Ok(self.clients.take_pending())
     }
 
     /// Resets the device and sets it up again, as a guest's driver does when it is loaded anew. The device forgets
-    /// generations and pending events, and gives up every buffer.
+    /// generations and pending events, and gives up every buffer. All sources are freed before (IRQ-DRV-42).
     ///
     /// # Errors
     /// The backend fails; the driver is of no use any more.
     pub fn reset(&mut self) -> Result<(), DriverError> {
+        let held: Vec<_> = ranges(self.sources().map(|(source, _)| source)).collect();
+        for sources in held {
+            // The reset does it for those that cannot be freed now.
+            let _ = self.free(sources);
+        }
         self.transport.set_status(DeviceStatus::empty());
         self.transport.check()?;
         self.queues = None;
         self.memory().unshare_all();
-        self.pending.clear();
+        self.clients.reset();
+        self.late.clear();
+        self.unwanted.clear();
         self.start()
     }
 
@@ -288,17 +418,100 @@ impl Driver {
         Ok(())
     }
 
+    /// What a driver must not send, and need not ask (IRQ-DRV-18, IRQ-DRV-31, IRQ-DRV-29).
+    fn require(&self, feature: u32, function: FunctionId) -> Result<(), DriverError> {
+        if self.negotiated & (1 << feature) == 0 {
+            let name = if feature == F_EVENT { "VIRTIO_IRQ_F_EVENT" } else { "VIRTIO_IRQ_F_NATIVE" };
+            return Err(DriverError::Feature(name));
+        }
+        match self.clients.is_gone(function) {
+            true => Err(ReplyError::Refused(Status::FunctionGone).into()),
+            false => Ok(()),
+        }
+    }
+
+    fn sources_request(&mut self, request: SourceRequest, sources: SourceRange) -> Result<(), DriverError> {
+        let wire = request.to_wire(sources);
+        let deadline = self.deadline();
+        self.change(
+            Change::Sources(request, sources),
+            wire.as_bytes(),
+            size_of::<wire::ReplyHead>(),
+            deadline,
+        )?;
+        Ok(())
+    }
+
+    /// Sends a request, and has its reply take effect whenever it comes.
+    fn change(
+        &mut self,
+        change: Change,
+        request: &[u8],
+        room: usize,
+        deadline: Instant,
+    ) -> Result<Vec<Source>, DriverError> {
+        self.clients.begin(&change)?;
+        let token = self.give(request, room).inspect_err(|_| self.clients.give_up(&change))?;
+        match self.wait_for(token, deadline) {
+            Ok(reply) => Ok(self.clients.replied(&change, &reply)?),
+            Err(error) => {
+                self.late.insert(token, change);
+                Err(error)
+            }
+        }
+    }
+
+    /// Comes to terms with what timed out, and processes the event buffers that must not be taken for those of sources
+    /// that the next ALLOCATE gives (IRQ-DRV-38).
+    fn settle(&mut self, deadline: Instant) -> Result<(), DriverError> {
+        loop {
+            self.collect_replies()?;
+            self.unwanted.sort_unstable();
+            let unwanted: Vec<_> = ranges(self.unwanted.drain(..)).collect();
+            for sources in unwanted {
+                let request = SourceRequest::Free.to_wire(sources);
+                self.change(
+                    Change::Sources(SourceRequest::Free, sources),
+                    request.as_bytes(),
+                    size_of::<wire::ReplyHead>(),
+                    deadline,
+                )?;
+            }
+            if self.late.is_empty() && self.unwanted.is_empty() {
+                break;
+            }
+            if !self.transport.session().wait(deadline)? {
+                return Err(DriverError::Timeout(self.options.timeout));
+            }
+        }
+        if self.clients.table().must_drain() {
+            self.collect_events()?;
+            self.clients.drained();
+        }
+        Ok(())
+    }
+
     fn send(&mut self, request: &[u8], room: usize, deadline: Instant) -> Result<Vec<u8>, DriverError> {
+        let token = self.give(request, room)?;
+        self.wait_for(token, deadline)
+    }
+
+    /// Makes a request available, and says by which token its reply comes.
+    fn give(&mut self, request: &[u8], room: usize) -> Result<u16, DriverError> {
         let queues = self.queues.as_mut().ok_or(SessionError::Closed)?;
         let token = queues.requests.give(Buffers::new(request, room))?;
         self.transport.notify(REQUEST_QUEUE);
         self.transport.check()?;
+        Ok(token)
+    }
+
+    fn wait_for(&mut self, token: u16, deadline: Instant) -> Result<Vec<u8>, DriverError> {
         loop {
-            // Anything else is the late answer to a request that timed out: nobody waits for it.
-            while let Some(used) = queues.requests.take()? {
+            while let Some(used) = self.take_reply()? {
                 if used.token == token {
                     return Ok(used.into_written());
                 }
+                self.late_reply(used);
             }
             if !self.transport.session().wait(deadline)? {
                 return Err(DriverError::Timeout(self.options.timeout));
@@ -306,17 +519,44 @@ impl Driver {
         }
     }
 
-    fn collect_events(&mut self) -> Result<(), DriverError> {
+    fn take_reply(&mut self) -> Result<Option<Used>, DriverError> {
         let queues = self.queues.as_mut().ok_or(SessionError::Closed)?;
+        Ok(queues.requests.take()?)
+    }
+
+    /// The answer to a request that timed out. Nobody waits for it, and most of them change nothing.
+    fn late_reply(&mut self, used: Used) {
+        if let Some(change) = self.late.remove(&used.token) {
+            let given = self.clients.replied(&change, &used.into_written());
+            self.unwanted.extend(given.unwrap_or_default().iter().map(|source| source.id));
+        }
+    }
+
+    fn collect_replies(&mut self) -> Result<(), DriverError> {
+        while let Some(used) = self.take_reply()? {
+            self.late_reply(used);
+        }
+        Ok(())
+    }
+
+    fn collect_events(&mut self) -> Result<(), DriverError> {
         let mut returned = false;
         // As many as the device can hold: one that fills them as fast as they come must not keep this loop busy.
         for _ in 0..SIZE {
+            let queues = self.queues.as_mut().ok_or(SessionError::Closed)?;
             let Some(used) = queues.events.take()? else { break };
             // The same buffer would come back the same way.
             if used.written().len() < Event::SIZE {
                 return Err(DriverError::EmptyEvent);
             }
-            self.pending.extend(events(used.written()));
+            for event in events(used.written()) {
+                if !self.clients.event(event) {
+                    // Its source may be in a reply that has come already (IRQ-DRV-39).
+                    self.collect_replies()?;
+                    self.clients.event(event);
+                }
+            }
+            let queues = self.queues.as_mut().ok_or(SessionError::Closed)?;
             queues.events.give(used.buffers)?;
             returned = true;
         }
@@ -329,5 +569,13 @@ impl Driver {
 
     fn deadline(&self) -> Instant {
         Instant::now() + self.options.timeout
+    }
+}
+
+/// Readable when the device has called: for who waits for more than this device and then takes [`Driver::events`] with a
+/// timeout of zero. Another operation can take a call that was for an event, so events are to be taken after each as well.
+impl AsFd for Driver {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.transport.session().as_fd()
     }
 }

@@ -26,6 +26,7 @@ mod list;
 mod memory;
 mod queue;
 mod session;
+mod sources;
 mod transport;
 mod watchdog;
 
@@ -33,4 +34,5 @@ pub use driver::{Driver, DriverError, Options};
 pub use memory::{GuestMemory, MemoryError, PAGE};
 pub use queue::QueueError;
 pub use session::SessionError;
-pub use virtio_irq_driver::{Block, FindError, Target};
+pub use sources::Signal;
+pub use virtio_irq_driver::{Block, FindError, NotHeld, Target, ranges};

@@ -5,7 +5,7 @@ use crate::memory::{GuestMemory, MemoryError};
 use crate::watchdog::Watchdog;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -219,19 +219,17 @@ impl Session {
     /// The backend closed the connection.
     pub(crate) fn wait(&self, deadline: Instant) -> Result<bool, SessionError> {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(false);
-        }
-        // Rounded up, so that the last fraction of a millisecond is slept and not polled.
+        // Rounded up, so that the last fraction of a millisecond is slept and not polled. Without time left, what was
+        // called for is taken all the same, and whoever polls this session sees that.
         let timeout = i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
         let mut events = [EpollEvent::default(); QUEUES + 1];
         let count = match self.epoll.wait(timeout, &mut events) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(!left.is_zero()),
             other => other.map_err(system("wait for the device"))?,
         };
         match events[..count].iter().any(|event| event.data() == SOCKET) {
             true => Err(SessionError::Closed),
-            false => Ok(true),
+            false => Ok(!left.is_zero()),
         }
     }
 
@@ -268,6 +266,14 @@ impl Session {
             (Ok(answer), false) => Ok(answer),
             (Err(source), false) => Err(SessionError::Message { message, source }),
         }
+    }
+}
+
+/// Readable when [`Session::wait`] would not sleep.
+impl AsFd for Session {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: `self.epoll` owns the descriptor, and the result borrows `self`.
+        unsafe { BorrowedFd::borrow_raw(self.epoll.as_raw_fd()) }
     }
 }
 

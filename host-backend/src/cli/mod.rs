@@ -15,6 +15,7 @@ use crate::host::{HostFunction, Isolation};
 use crate::serve::{SocketError, Stop, Transport, serve};
 use crate::vfio::{DeviceSource, Host, SupplyError};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::RawFd;
@@ -188,6 +189,7 @@ impl Cli {
 impl DaemonArgs {
     fn run(self) -> Result<(), Error> {
         init_log(self.log_level);
+        raise_descriptor_limit();
         // From here on a signal ends the daemon in order, and removes its socket.
         let stop = Stop::on_signals()?;
         let bridge = Arc::new(self.bridge()?);
@@ -274,6 +276,14 @@ impl DaemonArgs {
         };
         Ok((Assigned { function, refused: false }, host))
     }
+}
+
+/// Each source takes a descriptor, and the soft limit that most systems set is lower than the number of sources. It is
+/// that low for programs that use select(2), which this one does not.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // It can only fail for a limit above the hard one.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn init_log(level: LogLevel) {

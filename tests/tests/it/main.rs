@@ -9,3 +9,4 @@ mod hostile_guest;
 mod lifecycle;
 mod program;
 mod reference;
+mod sources;

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Output};
+use virtio_irq_proto::SourceId;
 use virtio_irq_tests::Daemon;
 use virtio_irq_tests::program::{Profile, build};
 
@@ -29,8 +30,8 @@ fn people_get_tables() {
     let list = stdout(&guest(daemon.socket(), &["list"]));
     let expected = "\
 ID  GUEST ADDRESS  PCI IDS    CLASS   INTX  MSI  MSI-X  FLAGS
-0   0000:00:06.0   17cb:1103  028000  1     32   0      isolated,stable,native
-1   -              8086:10c9  020000  1     1    10     isolated,stable,native
+0   0000:00:06.0   17cb:1103  028000  1     32   0      isolated,stable,native,event
+1   -              8086:10c9  020000  1     1    10     isolated,stable,native,event
 ";
     assert_eq!(list, expected);
     let messages = stdout(&guest(
@@ -57,12 +58,61 @@ fn programs_get_json() {
     assert_eq!(list[0]["id"], 5);
     assert_eq!(list[0]["guest_address"], "0000:00:06.0");
     assert_eq!(list[0]["device"], "1103");
+    assert_eq!(list[0]["event"], true);
     let messages = parse(&["messages", "--json", "--ids", "17cb:1103", "--count", "2"]);
     assert_eq!(messages["function"], 5);
     let second = &messages["messages"][1];
     assert_eq!((&second["vector"], &second["data"]), (&json!(1), &json!("0x00000001")));
     let block = parse(&["block", "--json", "--count", "8"]);
     assert_eq!((&block["count"], &block["address"]), (&json!(8), &json!("0x00000000fee02d78")));
+}
+
+#[test]
+fn sources_are_allocated_and_given_back() {
+    let daemon = Daemon::start(&["--device", "sim:wcn6855"]);
+    // What one guest was told is nothing to the next: generations go on, sources begin anew.
+    for generation in 1..3 {
+        let expected = format!(
+            "\
+SOURCE  VECTOR  ADDRESS             DATA        GENERATION
+0       5       0x00000000fee00578  0x00000005  {generation}
+1       6       0x00000000fee00578  0x00000006  {generation}
+"
+        );
+        let options = ["allocate", "-n", "2", "--first", "5", "--contiguous"];
+        assert_eq!(stdout(&guest(daemon.socket(), &options)), expected);
+    }
+    let few = ["--json", "allocate", "--type", "intx", "--count", "4", "--least", "1"];
+    let json: Value = serde_json::from_str(&stdout(&guest(daemon.socket(), &few))).unwrap();
+    assert_eq!(json["sources"].as_array().unwrap().len(), 1);
+}
+
+/// The lines that the program prints while it listens.
+fn lines(program: &mut std::process::Child) -> impl Iterator<Item = Value> + use<> {
+    let out = std::io::BufReader::new(program.stdout.take().unwrap());
+    std::io::BufRead::lines(out).map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+}
+
+#[test]
+fn interrupts_of_sources_are_counted_while_they_come() {
+    let daemon = Daemon::start(&["--device", "sim:igb"]);
+    let program = build("virtio-irq-userspace", "virtio-irq-guest", Profile::Debug);
+    let mut listening = Command::new(program)
+        .arg("--socket-path")
+        .arg(daemon.socket())
+        .args(["--json", "listen", "--type", "msix", "-n", "3", "--interrupts", "3"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = lines(&mut listening);
+    assert_eq!(lines.next().unwrap()["sources"][2]["source"], 2);
+    let triggers = daemon.triggers();
+    for (source, count) in [(1, 1), (2, 1), (1, 2)] {
+        triggers.fire(SourceId(source));
+        assert_eq!(lines.next().unwrap(), json!({ "event": "interrupt", "source": source, "count": count }));
+    }
+    assert!(listening.wait().unwrap().success());
+    assert_eq!(lines.next(), None);
 }
 
 #[test]
@@ -85,6 +135,17 @@ fn failures_are_one_sentence_with_a_remedy() {
                 if text.ends_with("ID") { "; `list` shows the functions" } else { "" }
             )
         );
+    }
+    for (arguments, text) in [
+        (
+            &["allocate", "-f", "0", "-n", "2"][..],
+            "the function does not have these vectors; `list` shows how many",
+        ),
+        (&["allocate", "-f", "0", "-n", "2", "--least", "3"], "--least is greater than --count"),
+        (&["listen", "-f", "1", "-t", "msix"], "function 1: the function does not have these vectors"),
+    ] {
+        let error = failure(&guest(socket, arguments));
+        assert!(error.contains(text), "{error}");
     }
     let error = failure(&guest(Path::new("/nonexistent/irq.sock"), &["list"]));
     assert!(error.contains("cannot connect to /nonexistent/irq.sock"), "{error}");

@@ -19,7 +19,7 @@ pub(crate) struct Cli {
     #[arg(short, long, value_name = "PATH")]
     pub(crate) socket_path: PathBuf,
 
-    /// Print JSON, one document per command (watch: one per event)
+    /// Print JSON, one document per command (watch: one per event, listen: one first and one per event)
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
@@ -43,7 +43,13 @@ Examples:
     virtio-irq-guest --socket-path /tmp/irq.sock messages
 
   The block of 32 MSI vectors of the function that the guest sees at 00:06.0:
-    virtio-irq-guest --socket-path /tmp/irq.sock block --address 00:06.0 --count 32";
+    virtio-irq-guest --socket-path /tmp/irq.sock block --address 00:06.0 --count 32
+
+  Four interrupt sources of the function, with messages of their own:
+    virtio-irq-guest --socket-path /tmp/irq.sock allocate --count 4
+
+  The same, and count the interrupts that the device delivers for them:
+    virtio-irq-guest --socket-path /tmp/irq.sock listen --count 4";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -58,6 +64,18 @@ pub(crate) enum Command {
     ///
     /// Fails where the vectors do not form one.
     Block(Vectors),
+    /// Allocate interrupt sources, print them, and give them back
+    ///
+    /// A source is a vector that the host enables for the guest and whose interrupts virtio-irq delivers: the guest enables
+    /// nothing in the function's own capability. Writing DATA to ADDRESS raises it. The device gives as many as it can
+    /// between --least and --count, or none. See `listen` for what then comes of them.
+    Allocate(Sources),
+    /// Allocate interrupt sources and count their interrupts
+    ///
+    /// Shows a row per source, whose count goes up while the function raises it: live on a terminal, otherwise at the end,
+    /// with --json a line per interrupt and other event. Runs until it is interrupted, the device goes away, or a limit is
+    /// reached. The sources end with the program. Simulated functions (sim:) raise no interrupts by themselves.
+    Listen(Listen),
     /// Print what the device says unasked: messages that changed, functions that are gone
     ///
     /// Runs until it is interrupted, the device goes away, or the limit is reached.
@@ -112,6 +130,68 @@ impl From<Kind> for IrqType {
             Kind::Msix => Self::Msix,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sources {
+    #[command(flatten)]
+    pub(crate) function: Which,
+
+    /// Kind of vectors
+    #[arg(short = 't', long = "type", value_enum, default_value_t = SourceKind::Msi)]
+    pub(crate) kind: SourceKind,
+
+    /// Greatest number of sources that is of use
+    #[arg(short = 'n', long, value_name = "N", default_value = "1")]
+    pub(crate) count: NonZeroU16,
+
+    /// Least number of sources that is of use; --count without this
+    #[arg(long, value_name = "N")]
+    pub(crate) least: Option<NonZeroU16>,
+
+    /// Least vector that is of use
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) first: u16,
+
+    /// Only consecutive vectors with one address and data that counts up
+    #[arg(long)]
+    pub(crate) contiguous: bool,
+
+    /// Ask again for this long while the VMM did not hand the function over yet, or its interrupts are in use
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) wait: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SourceKind {
+    Msi,
+    Msix,
+    /// The pin: it has no message, and is unmasked after each interrupt
+    Intx,
+}
+
+impl From<SourceKind> for IrqType {
+    fn from(kind: SourceKind) -> Self {
+        match kind {
+            SourceKind::Msi => Self::Msi,
+            SourceKind::Msix => Self::Msix,
+            SourceKind::Intx => Self::Intx,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Listen {
+    #[command(flatten)]
+    pub(crate) sources: Sources,
+
+    /// Leave after this many interrupts
+    #[arg(long, value_name = "N")]
+    pub(crate) interrupts: Option<u64>,
+
+    /// Leave after this time
+    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) duration: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The commands.
 
-use crate::cli::{Cli, Command, Vectors, Watch, Which};
+use crate::cli::{Cli, Command, Sources, Vectors, Watch, Which};
+use crate::listen;
 use crate::show::Show;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
-use virtio_irq_proto::{Function, FunctionId, Status, VectorRange};
+use virtio_irq_proto::{Allocate, Delivery, Function, FunctionId, Layout, Source, Status, VectorRange};
 use virtio_irq_userspace::{Driver, DriverError, Options};
 
 /// Why a command failed.
@@ -17,6 +18,8 @@ pub(crate) enum RunError {
     Which(&'static str),
     #[error("function {function}: {source}{}", remedy(.source))]
     Vectors { function: FunctionId, source: DriverError },
+    #[error("--least is greater than --count")]
+    Bounds,
     #[error("cannot write the result")]
     Output(#[from] io::Error),
 }
@@ -29,7 +32,19 @@ impl RunError {
 
 /// What to do about a refusal.
 fn remedy(error: &DriverError) -> &'static str {
+    if matches!(error, DriverError::Feature(_)) {
+        return "; vhost-device-irq allocates sources of functions that it is given with vfio=, or that are simulated";
+    }
     match error.status() {
+        Some(Status::Busy) => {
+            "; disable MSI and MSI-X in its capabilities first, or --wait until somebody does"
+        }
+        Some(Status::NotReady) => {
+            "; --wait until the VMM opens the function, and check vfio= of vhost-device-irq"
+        }
+        Some(Status::NoSpace) => "; ask for a smaller --least, or raise --max-sources of vhost-device-irq",
+        Some(Status::NotContiguous) => "; ask without --contiguous, or for vectors of MSI",
+        Some(Status::Unsupported) => "; `list` shows what the device can do with each function",
         Some(Status::NotEnabled) => "; its driver has to enable MSI or MSI-X first",
         Some(Status::NoVector) => "; `list` shows how many it has",
         Some(Status::NotIsolated) => "; vhost-device-irq --allow-unsafe-interrupts would permit it",
@@ -58,6 +73,15 @@ pub(crate) fn run(cli: &Cli, out: &mut impl Write) -> Result<(), RunError> {
                 .map_err(|source| RunError::Vectors { function: function.id, source })?;
             show.block(&function, range, &block)?;
         }
+        Command::Allocate(sources) => {
+            let (function, sources) = allocate(&mut driver, sources)?;
+            show.sources(&function, &sources)?;
+            driver.reset_function(function.id)?;
+        }
+        Command::Listen(listen) => {
+            let (function, sources) = allocate(&mut driver, &listen.sources)?;
+            listen::run(&mut driver, &function, &sources, listen, &mut show)?;
+        }
         Command::Watch(limits) => watch(&mut driver, limits, &mut show)?,
     }
     Ok(())
@@ -67,6 +91,37 @@ fn choose(driver: &mut Driver, vectors: &Vectors) -> Result<(Function, VectorRan
     let function = pick(&driver.functions()?, &vectors.function).map_err(RunError::Which)?;
     let range = VectorRange { irq_type: vectors.kind.into(), first: vectors.first, count: vectors.count };
     Ok((function, range))
+}
+
+fn allocate(driver: &mut Driver, wanted: &Sources) -> Result<(Function, Vec<Source>), RunError> {
+    /// Nothing tells when to ask again.
+    const PAUSE: Duration = Duration::from_millis(200);
+    let function = pick(&driver.functions()?, &wanted.function).map_err(RunError::Which)?;
+    let request = Allocate {
+        function: function.id,
+        irq_type: wanted.kind.into(),
+        layout: if wanted.contiguous { Layout::Contiguous } else { Layout::Any },
+        least: wanted.least.unwrap_or(wanted.count),
+        most: wanted.count,
+        first: wanted.first,
+        delivery: Delivery::Event,
+    };
+    if request.least > request.most {
+        return Err(RunError::Bounds);
+    }
+    let deadline = wanted.wait.map(|wait| Instant::now() + wait);
+    loop {
+        match driver.allocate(request) {
+            Ok(sources) => return Ok((function, sources)),
+            Err(error)
+                if matches!(error.status(), Some(Status::NotReady | Status::Busy))
+                    && deadline.is_some_and(|deadline| Instant::now() < deadline) =>
+            {
+                driver.events(PAUSE)?;
+            }
+            Err(source) => return Err(RunError::Vectors { function: function.id, source }),
+        }
+    }
 }
 
 /// The one function that is meant.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::error::Error;
 use std::io::{self, Write};
-use virtio_irq_proto::{Event, Function, FunctionFlags, IrqType, Message, VectorRange};
+use virtio_irq_proto::{Event, Function, FunctionFlags, IrqType, Message, Source, SourceId, VectorRange};
 use virtio_irq_userspace::Block;
 
 /// Prints results to `out`.
@@ -31,6 +31,7 @@ struct FunctionJson {
     isolated: bool,
     stable: bool,
     native: bool,
+    event: bool,
 }
 
 /// A message in JSON.
@@ -40,6 +41,14 @@ struct MessageJson {
     address: String,
     data: String,
     generation: u32,
+}
+
+/// A source in JSON.
+#[derive(Serialize)]
+struct SourceJson {
+    source: u32,
+    #[serde(flatten)]
+    message: MessageJson,
 }
 
 impl<'a, W: Write> Show<'a, W> {
@@ -116,6 +125,45 @@ impl<'a, W: Write> Show<'a, W> {
         self.table(["VECTORS", "ADDRESS", "FIRST DATA", "GENERATION"], std::iter::once(row))
     }
 
+    pub(crate) fn sources(&mut self, function: &Function, sources: &[Source]) -> io::Result<()> {
+        if self.json {
+            return self.document(&sources_json(function, sources));
+        }
+        self.table(SOURCE_HEAD, sources.iter().map(source_row))
+    }
+
+    /// The sources whose interrupts are about to be counted.
+    pub(crate) fn counting(&mut self, function: &Function, sources: &[Source]) -> io::Result<()> {
+        if self.json { self.line(&sources_json(function, sources)) } else { Ok(()) }
+    }
+
+    /// An interrupt, the `count`th of its source.
+    pub(crate) fn counted(&mut self, source: SourceId, count: u64) -> io::Result<()> {
+        if self.json {
+            self.line(&json!({ "event": "interrupt", "source": source.0, "count": count }))?;
+            self.out.flush()?;
+        }
+        Ok(())
+    }
+
+    /// The interrupts so far, in the order of the sources. Replaces what was printed `over` lines before.
+    pub(crate) fn counts(&mut self, sources: &[Source], counts: &[u64], over: usize) -> io::Result<()> {
+        if self.json {
+            return Ok(());
+        }
+        if over > 0 {
+            // Up, and clear from there on.
+            write!(self.out, "\x1b[{over}A\x1b[J")?;
+        }
+        let [id, vector, address, data, _] = SOURCE_HEAD;
+        let rows = sources.iter().zip(counts).map(|(source, count)| {
+            let [id, vector, address, data, _] = source_row(source);
+            [id, vector, address, data, count.to_string()]
+        });
+        self.table([id, vector, address, data, "INTERRUPTS"], rows)?;
+        self.out.flush()
+    }
+
     pub(crate) fn event(&mut self, event: &Event) -> io::Result<()> {
         match event {
             Event::MessageChanged { function, vectors } if self.json => self.line(&json!({
@@ -181,6 +229,29 @@ impl<'a, W: Write> Show<'a, W> {
     }
 }
 
+const SOURCE_HEAD: [&str; 5] = ["SOURCE", "VECTOR", "ADDRESS", "DATA", "GENERATION"];
+
+fn source_row(source: &Source) -> [String; 5] {
+    [
+        source.id.to_string(),
+        source.vector.to_string(),
+        format!("{:#018x}", source.message.address),
+        format!("{:#010x}", source.message.data),
+        source.message.generation.to_string(),
+    ]
+}
+
+fn sources_json(function: &Function, sources: &[Source]) -> serde_json::Value {
+    let sources: Vec<_> = sources
+        .iter()
+        .map(|source| {
+            let message = MessageJson::of(source.vector.into(), &source.message);
+            SourceJson { source: source.id.0, message }
+        })
+        .collect();
+    json!({ "function": function.id.0, "sources": sources })
+}
+
 impl From<&Function> for FunctionJson {
     fn from(function: &Function) -> Self {
         let ids = function.ids;
@@ -200,6 +271,7 @@ impl From<&Function> for FunctionJson {
             isolated: has(FunctionFlags::ISOLATED),
             stable: has(FunctionFlags::STABLE),
             native: has(FunctionFlags::NATIVE),
+            event: has(FunctionFlags::EVENT),
         }
     }
 }
@@ -220,6 +292,7 @@ fn flags(flags: FunctionFlags) -> String {
         (FunctionFlags::ISOLATED, "isolated"),
         (FunctionFlags::STABLE, "stable"),
         (FunctionFlags::NATIVE, "native"),
+        (FunctionFlags::EVENT, "event"),
     ];
     let set: Vec<_> = names.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| *name).collect();
     if set.is_empty() { "-".into() } else { set.join(",") }
@@ -311,6 +384,34 @@ MSI 5   0x00000000fee00578  0x00000005  7
         assert_eq!(json["type"], "msi");
         assert_eq!(json["messages"][1]["vector"], 5);
         assert_eq!(json["messages"][1]["address"], "0x00000000fee00578");
+    }
+
+    #[test]
+    fn sources_are_shown_with_their_messages_and_counts() {
+        let source = |id, vector| Source {
+            id: virtio_irq_proto::SourceId(id),
+            vector,
+            message: Message { address: 0xfee0_0578, data: u32::from(vector), generation: 7 },
+        };
+        let sources = [source(9, 4), source(12, 5)];
+        let expected = "\
+SOURCE  VECTOR  ADDRESS             DATA        GENERATION
+9       4       0x00000000fee00578  0x00000004  7
+12      5       0x00000000fee00578  0x00000005  7
+";
+        assert_eq!(shown(false, |show| show.sources(&function(), &sources)), expected);
+        let expected = "\
+SOURCE  VECTOR  ADDRESS             DATA        INTERRUPTS
+9       4       0x00000000fee00578  0x00000004  0
+12      5       0x00000000fee00578  0x00000005  1024
+";
+        assert_eq!(shown(false, |show| show.counts(&sources, &[0, 1024], 0)), expected);
+        let over = shown(false, |show| show.counts(&sources, &[0, 1024], 3));
+        assert_eq!(over, format!("\x1b[3A\x1b[J{expected}"));
+        let json: serde_json::Value =
+            serde_json::from_str(&shown(true, |show| show.sources(&function(), &sources))).unwrap();
+        assert_eq!(json["sources"][1]["source"], 12);
+        assert_eq!(json["sources"][1]["data"], "0x00000005");
     }
 
     #[test]
