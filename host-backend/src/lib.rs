@@ -4,12 +4,13 @@
 //! [`device`] decides what the device answers, without any I/O. [`host`] knows the functions of the platform, and
 //! [`vfio`] their interrupts on a device that the VMM has open. [`bridge`] joins the two, [`deliveries`] watches for
 //! interrupts, [`vhost_user`] puts them behind virtqueues, [`serve`] brings the frontends, and
-//! [`cli`] is the program around it all.
+//! [`cli`] is the program around it all. [`doctor`] says what keeps it from working.
 
 pub mod bridge;
 pub mod cli;
 pub mod deliveries;
 pub mod device;
+pub mod doctor;
 pub mod host;
 mod rate;
 pub mod serve;

@@ -7,7 +7,7 @@ use vhost_device_irq::cli::Cli;
 
 fn main() -> ExitCode {
     match Cli::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("vhost-device-irq: {error}");
             ExitCode::from(error.exit_code())

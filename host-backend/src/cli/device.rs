@@ -182,7 +182,7 @@ fn kind_named(text: &str) -> Result<Model, SpecError> {
 }
 
 /// `[SEGMENT:]BUS:DEVICE.FUNCTION`, in hexadecimal.
-fn address(text: &str) -> Result<PciAddress, SpecError> {
+pub(crate) fn address(text: &str) -> Result<PciAddress, SpecError> {
     parse_address(text).ok_or_else(|| SpecError::Address { text: text.to_owned() })
 }
 

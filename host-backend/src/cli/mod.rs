@@ -4,11 +4,13 @@
 mod device;
 mod qemu;
 
+pub(crate) use device::address;
 pub use device::{DeviceSpec, Model, SpecError};
 pub use qemu::{ArgsFormat, QemuArgs};
 
 use crate::bridge::{Bridge, BridgeError};
 use crate::device::{Assigned, Quota};
+use crate::doctor::DoctorArgs;
 use crate::host::linux::{LinuxFunction, OpenError, Sysfs};
 use crate::host::sim::SimFunction;
 use crate::host::{HostFunction, Isolation};
@@ -77,8 +79,22 @@ sim:vectors=N[,type=msi|msix][,guest=ADDRESS][,id=N]
     A simulated function that raises no interrupts. KIND is edu, wcn6855, wcn7850 or igb.
 ";
 
+const DOCTOR_HELP: &str = "\
+Exit codes:
+  0  it works
+  1  the doctor could not write what it found
+  2  the command line is wrong
+  3  it works once somebody does what stands behind each #
+  4  it cannot work";
+
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Say what keeps virtio-irq from working on this machine, and what to do about it
+    ///
+    /// Looks at the IOMMU, at interrupt remapping, at the functions, at QEMU and at the kernel's log. Changes nothing and
+    /// needs no daemon; as root it sees most.
+    #[command(after_long_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
     /// Print the QEMU options that connect a VM to the daemon
     QemuArgs(QemuArgs),
 }
@@ -173,16 +189,20 @@ impl Error {
 }
 
 impl Cli {
-    /// Does what the command line says.
+    /// Does what the command line says. Returns the program's exit code.
     ///
     /// # Errors
     /// One sentence for the operator.
-    pub fn run(self) -> Result<(), Error> {
+    pub fn run(self) -> Result<u8, Error> {
         match self.command {
+            Some(Command::Doctor(args)) => {
+                return args.run().map(|verdict| verdict.exit_code()).map_err(Error::Print);
+            }
             Some(Command::QemuArgs(args)) => args.print().map_err(Error::Print),
             None if self.daemon.print_capabilities => print_capabilities().map_err(Error::Print),
             None => self.daemon.run(),
-        }
+        }?;
+        Ok(0)
     }
 }
 

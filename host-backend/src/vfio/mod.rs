@@ -60,7 +60,7 @@ impl Host {
         Self { root: root.into() }
     }
 
-    fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.root.join(path)
     }
 

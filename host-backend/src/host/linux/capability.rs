@@ -105,16 +105,20 @@ impl MsiCapability {
         1 << min(self.flags >> 1 & 7, 5)
     }
 
+    pub(super) fn is_64_bit(self) -> bool {
+        self.flags & Self::IS_64_BIT != 0
+    }
+
     /// Number of bytes up to the end of the data register.
     pub(super) fn size(self) -> usize {
-        if self.flags & Self::IS_64_BIT != 0 { 14 } else { 10 }
+        if self.is_64_bit() { 14 } else { 10 }
     }
 
     /// Reads the registers, [`MsiCapability::size`] bytes from the capability on.
     pub(super) fn decode(self, registers: &[u8]) -> Option<MsiBlock> {
         let flags = u16_at(registers, 2)?;
         let low = u64::from(u32_at(registers, 4)?);
-        let (address, data) = if self.flags & Self::IS_64_BIT != 0 {
+        let (address, data) = if self.is_64_bit() {
             (u64::from(u32_at(registers, 8)?) << 32 | low, u16_at(registers, 12)?)
         } else {
             (low, u16_at(registers, 8)?)

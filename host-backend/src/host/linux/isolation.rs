@@ -23,30 +23,60 @@ use crate::host::Isolation;
 use std::fs;
 use std::path::Path;
 
-pub(super) fn of(sysfs: &Sysfs, function: &Function) -> Isolation {
+/// A verdict, and the interrupt chip that it rests on.
+#[derive(Debug)]
+pub(crate) struct Finding {
+    pub(crate) isolation: Isolation,
+    /// The chip that isolates, or nothing if none was found.
+    pub(crate) chip: Option<Chip>,
+}
+
+/// An interrupt, by its number, and the name of its chip.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Chip {
+    pub(crate) irq: String,
+    pub(crate) name: String,
+}
+
+pub(super) fn of(sysfs: &Sysfs, function: &Function) -> Finding {
+    let missing = |reason| Finding { isolation: Isolation::Missing(reason), chip: None };
     let group = function.path().join("iommu_group");
     if !group.exists() {
-        return Isolation::Missing("it is in no IOMMU group: no IOMMU translates for it");
+        return missing("it is in no IOMMU group: no IOMMU translates for it");
     }
     if read(&group.join("name")).is_some_and(|name| name == "vfio-noiommu") {
-        return Isolation::Missing("it is in a no-IOMMU group");
+        return missing("it is in a no-IOMMU group");
     }
-    let (prefix, missing) = match sysfs.platform() {
-        Platform::X86 => ("IR-", "interrupt remapping is off on this host"),
-        Platform::Arm64 => ("ITS", "this host has no ITS"),
+    let reason = match sysfs.platform() {
+        Platform::X86 => "interrupt remapping is off on this host",
+        Platform::Arm64 => "this host has no ITS",
         Platform::Other => {
-            return Isolation::Missing(
-                "whether this architecture checks interrupt messages is not known here",
-            );
+            return missing("whether this architecture checks interrupt messages is not known here");
         }
     };
     let own = entries(&function.path().join("msi_irqs"));
-    let interrupts = if own.is_empty() { entries(&sysfs.join("kernel/irq")) } else { own };
-    let isolated = interrupts
-        .iter()
-        .filter_map(|irq| read(&sysfs.join("kernel/irq").join(irq).join("chip_name")))
-        .any(|chip| chip.starts_with(prefix));
-    if isolated { Isolation::Isolated } else { Isolation::Missing(missing) }
+    let chip = if own.is_empty() { of_machine(sysfs) } else { isolating(sysfs, own) };
+    let isolation = if chip.is_some() { Isolation::Isolated } else { Isolation::Missing(reason) };
+    Finding { isolation, chip }
+}
+
+/// A chip of the machine that isolates whatever is behind it, if there is one.
+pub(super) fn of_machine(sysfs: &Sysfs) -> Option<Chip> {
+    isolating(sysfs, entries(&sysfs.join("kernel/irq")))
+}
+
+fn isolating(sysfs: &Sysfs, interrupts: Vec<String>) -> Option<Chip> {
+    let prefix = match sysfs.platform() {
+        Platform::X86 => "IR-",
+        Platform::Arm64 => "ITS",
+        Platform::Other => return None,
+    };
+    let mut interrupts = interrupts;
+    interrupts.sort_by_key(|irq| irq.parse().unwrap_or(u32::MAX));
+    interrupts.into_iter().find_map(|irq| {
+        let name = read(&sysfs.join("kernel/irq").join(&irq).join("chip_name"))?;
+        name.starts_with(prefix).then_some(Chip { irq, name })
+    })
 }
 
 fn read(path: &Path) -> Option<String> {

@@ -10,10 +10,13 @@ mod config;
 mod interrupts;
 mod isolation;
 mod msix;
+mod survey;
 mod sysfs;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use isolation::Chip;
+pub(crate) use survey::{MsiState, MsixState, Registry, Survey};
 pub use sysfs::{Platform, Sysfs};
 
 use super::{Description, HostError, HostFunction, Interrupts};
@@ -100,20 +103,29 @@ impl LinuxFunction {
             intx_count: capability::interrupt_pins(&snapshot),
             msi_count: capabilities.msi.map_or(0, |msi| msi.vectors()),
             msix_count: capabilities.msix.map_or(0, |msix| msix.entries()),
-            isolation: isolation::of(sysfs, &function),
+            isolation: isolation::of(sysfs, &function).isolation,
         };
-        let registers = Arc::new(Registers {
-            config,
-            msi: capabilities.msi,
-            msix: capabilities.msix.map(|capability| MsixTable::new(capability, &function, vfio.clone())),
-            msi_irqs: function.path().join("msi_irqs"),
-        });
+        let registers = Arc::new(Registers::new(config, capabilities, &function, vfio.clone()));
         let interrupts = vfio.map(|supply| VfioInterrupts::new(supply, address, registers.clone()));
         Ok(Self { name: address.to_string(), description, registers, interrupts })
     }
 }
 
 impl Registers {
+    fn new(
+        config: ConfigFile,
+        capabilities: Capabilities,
+        function: &sysfs::Function,
+        vfio: Option<Arc<DeviceSupply>>,
+    ) -> Self {
+        Self {
+            config,
+            msi: capabilities.msi,
+            msix: capabilities.msix.map(|capability| MsixTable::new(capability, function, vfio)),
+            msi_irqs: function.path().join("msi_irqs"),
+        }
+    }
+
     fn read_messages(&self, vectors: VectorRange) -> Result<Vec<Pair>, HostError> {
         match (vectors.irq_type, self.msi, &self.msix) {
             (IrqType::Msi, Some(msi), _) => self.read_msi(msi, vectors),

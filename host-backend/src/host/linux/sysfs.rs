@@ -54,7 +54,7 @@ impl Sysfs {
         Self { root: root.into(), platform }
     }
 
-    pub(super) fn platform(&self) -> Platform {
+    pub(crate) fn platform(&self) -> Platform {
         self.platform
     }
 
