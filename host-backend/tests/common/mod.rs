@@ -423,9 +423,15 @@ pub fn list_functions(start: u16, count: u16) -> Vec<u8> {
 
 /// ALLOCATE: `count` MSI sources of a function, no more and no fewer.
 pub fn allocate(function: u16, count: u16) -> Vec<u8> {
+    allocate_of(function, 1, 0, count)
+}
+
+/// ALLOCATE: `count` sources of a function from vector `first` on, no more and no fewer.
+pub fn allocate_of(function: u16, irq_type: u8, first: u16, count: u16) -> Vec<u8> {
     let [f0, f1] = function.to_le_bytes();
+    let [v0, v1] = first.to_le_bytes();
     let [c0, c1] = count.to_le_bytes();
-    vec![16, 0, 0, 0, 0, 0, 0, 0, f0, f1, 1, 0, c0, c1, c0, c1, 0, 0, 1, 0, 0, 0, 0, 0]
+    vec![16, 0, 0, 0, 0, 0, 0, 0, f0, f1, irq_type, 0, c0, c1, c0, c1, v0, v1, 1, 0, 0, 0, 0, 0]
 }
 
 /// FREE (17), MASK (18) or UNMASK (19).

@@ -6,6 +6,9 @@
 //! to vfio-pci. Run it with `--ignored --test-threads 1`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../common/mod.rs"]
+mod common;
+mod daemon;
 mod owner;
 mod qemu;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What goes into the machines: the daemon and the agent, built here, and the kernel modules, built in the tree.
 
-use crate::error::{At, Result};
+use crate::error::{At, Error, Result};
 use crate::layout::Layout;
 use crate::program::{self, bound, in_tree};
 use crate::progress::Stage;
@@ -9,6 +9,7 @@ use crate::provision;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -52,21 +53,52 @@ pub fn build(layout: &Layout) -> Result<Artifacts> {
     Ok(Artifacts { daemon, agent, driver, edu })
 }
 
+/// Builds the daemon's tests against real VFIO devices, and returns where the machines find the program.
+///
+/// # Errors
+///
+/// [`Error::Program`](crate::Error::Program) with the compiler's last words.
+pub(crate) fn vfio_tests(layout: &Layout) -> Result<PathBuf> {
+    const NAME: &str = "vfio_real";
+    let _lock = layout.lock()?;
+    let stage = Stage::begin("build the tests against VFIO devices");
+    let mut command = linked_statically(layout, "test");
+    command.args(["--no-run", "--message-format", "json", "--package", "vhost-device-irq", "--test", NAME]);
+    let messages = program::output("cargo test", &mut command, &layout.logs("build").join("programs.log"))?;
+    let executable = messages.split(|byte| *byte == b'\n').find_map(|line| {
+        let message: serde_json::Value = serde_json::from_slice(line).ok()?;
+        let is_it = message["target"]["name"] == NAME;
+        is_it.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+    });
+    let executable = executable.ok_or_else(|| Error::Unexpected(format!("cargo built no {NAME}")))?;
+    // Found through the tree: an image would be unpacked into memory.
+    let inside = Path::new("/build").join(NAME);
+    let outside = layout.outside(&inside);
+    fs::copy(&executable, &outside).at(&outside)?;
+    stage.done();
+    Ok(inside)
+}
+
 /// Linked statically: the agent is process 1 of an initramfs that has no libraries, and the daemon runs in a Debian that
 /// may be older than this machine. Static code needs its own target directory, or every build would undo the other.
 fn programs(layout: &Layout, log: &Path) -> Result<(PathBuf, PathBuf)> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let mut command = bound(&cargo);
-    command
-        .args(["build", "--release", "--target", TARGET, "--target-dir"])
-        .arg(layout.programs())
-        .args(["--package", "vhost-device-irq", "--package", "virtio-irq-lab-agent"])
-        .current_dir(layout.workspace())
-        .env_remove("RUSTFLAGS")
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    let mut command = linked_statically(layout, "build");
+    command.args(["--package", "vhost-device-irq", "--package", "virtio-irq-lab-agent"]);
     program::run("cargo build", &mut command, log)?;
     let built = layout.programs().join(TARGET).join("release");
     Ok((built.join("vhost-device-irq"), built.join("virtio-irq-lab-agent")))
+}
+
+fn linked_statically(layout: &Layout, what: &str) -> Command {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = bound(&cargo);
+    command
+        .args([what, "--release", "--target", TARGET, "--target-dir"])
+        .arg(layout.programs())
+        .current_dir(layout.workspace())
+        .env_remove("RUSTFLAGS")
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    command
 }
 
 /// Without what only a debugger reads: nine tenths of a module, which every start of a guest would unpack and load.

@@ -3,6 +3,7 @@
 
 mod edu;
 mod vtd_native_edu;
+mod vtd_vfio_control;
 
 use crate::artifacts::Artifacts;
 use crate::checks::{Check, Report};
@@ -11,7 +12,7 @@ use crate::layout::Layout;
 use std::time::Duration;
 
 /// All scenarios.
-pub const ALL: &[&Scenario] = &[&vtd_native_edu::SCENARIO];
+pub const ALL: &[&Scenario] = &[&vtd_native_edu::SCENARIO, &vtd_vfio_control::SCENARIO];
 
 /// Something that is shown on emulated machines.
 #[derive(Debug)]
