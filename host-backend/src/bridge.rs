@@ -2,8 +2,9 @@
 //! Joins the device core and the host side. Knows no transport.
 
 use crate::deliveries::Deliveries;
-use crate::device::{Assigned, Attach, Detach, Device, DuplicateId, Pair, Quota, Reply, Step};
+use crate::device::{Assigned, Attach, Detach, Device, DuplicateId, Inspection, Pair, Quota, Reply, Step};
 use crate::host::{HostError, HostFunction, Interrupts};
+use crate::lookout::{Lookout, Occasion};
 use crate::rate::Limited;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +19,7 @@ pub struct Bridge {
     device: Mutex<Device>,
     functions: BTreeMap<FunctionId, Box<dyn HostFunction>>,
     deliveries: Deliveries,
+    lookout: Lookout,
     /// A guest decides how often the host side fails.
     complaints: Limited,
 }
@@ -45,6 +47,7 @@ impl Bridge {
             device: Mutex::new(device),
             functions,
             deliveries: Deliveries::new().map_err(BridgeError::Deliveries)?,
+            lookout: Lookout::new().map_err(BridgeError::Deliveries)?,
             complaints: Limited::default(),
         })
     }
@@ -61,8 +64,7 @@ impl Bridge {
         loop {
             step = match step {
                 Step::Done(reply) => {
-                    let lost = self.device().take_lost();
-                    self.deliveries.close(lost.into_iter());
+                    self.settle();
                     return reply;
                 }
                 Step::ReadMessages(call) => {
@@ -76,6 +78,7 @@ impl Bridge {
                     self.end_lost_sources(call.function());
                     let (irq_type, end) = (call.irq_type(), call.end());
                     let result = self.control(call.function(), |host| host.enable(irq_type, end));
+                    self.watch_owner(call.function());
                     self.device().enabled(call, result.map_err(|error| error.failure()))
                 }
                 Step::Attach(call) => {
@@ -96,18 +99,29 @@ impl Bridge {
 
     /// Forgets everything about the guest, and gives the host back what the guest held.
     pub fn reset(&self) {
-        let (held, lost) = {
-            let mut device = self.device();
-            (device.reset(), device.take_lost())
-        };
+        let held = self.device().reset();
         self.release(&held);
-        self.deliveries.close(lost.into_iter());
+        self.settle();
     }
 
     /// The queues stopped, for a reset or a pause; see [`Device::stopped`].
     pub fn stop(&self) {
         let held = self.device().stopped();
         self.release(&held);
+        self.settle();
+    }
+
+    /// Gives the host what sources left that ended by themselves, and sees to it that the host is looked after while
+    /// there is a reason to.
+    fn settle(&self) {
+        let (lost, needs_inspection) = {
+            let mut device = self.device();
+            (device.take_lost(), device.needs_inspection())
+        };
+        self.release(&lost);
+        if let Err(error) = self.lookout.tick(needs_inspection) {
+            self.complaints.run(|| warn!("cannot set the clock: {error}"));
+        }
     }
 
     fn release(&self, held: &[Detach]) {
@@ -119,7 +133,6 @@ impl Bridge {
     /// Tells the device core which sources fired since the last call. Returns whether there may be more.
     pub fn collect(&self) -> bool {
         let mut device = self.device();
-        self.deliveries.close(device.take_lost().into_iter());
         self.deliveries.fired(|source| device.fired(source)).unwrap_or_else(|error| {
             self.complaints.run(|| warn!("cannot look for interrupts: {error}"));
             false
@@ -131,16 +144,70 @@ impl Bridge {
         &self.deliveries
     }
 
-    /// Revokes the sources of a function if the VMM took its interrupts away. Nothing says so when it happens, so this
-    /// looks where the answer matters: before more is built on them.
-    fn end_lost_sources(&self, id: FunctionId) {
-        let Some(host) = self.functions.get(&id).and_then(|function| function.interrupts()) else { return };
-        if !host.still_ours() {
-            self.device().revoked(id);
-            // The type no longer matters: everything of ours goes.
-            if let Err(error) = host.detach(IrqType::Msi, &[], true) {
-                self.complaints.run(|| warn!("function {id}: {error}"));
+    /// What is readable when [`Bridge::look_after`] has something to do.
+    pub fn lookout(&self) -> &Lookout {
+        &self.lookout
+    }
+
+    /// Finds out what changed on the host without anybody's saying so: a VMM that ended, interrupts that it took away,
+    /// messages that moved. The driver is told by events.
+    pub fn look_after(&self) {
+        let occasion = self.lookout.occasion().unwrap_or_else(|error| {
+            self.complaints.run(|| warn!("cannot look after the host: {error}"));
+            Occasion::default()
+        });
+        for id in occasion.ended {
+            self.end_lost_sources(id);
+        }
+        if occasion.tick {
+            let inspections = self.device().inspections();
+            for inspection in &inspections {
+                self.inspect(inspection);
             }
+        }
+        self.settle();
+    }
+
+    fn inspect(&self, inspection: &Inspection) {
+        let id = inspection.function();
+        if inspection.has_sources() && self.end_lost_sources(id) {
+            return;
+        }
+        let Some(function) = self.functions.get(&id) else { return };
+        for vectors in inspection.vectors() {
+            // Nobody asked, so nobody is told that the host failed: the next look may find it well again.
+            let result = function.read_messages(*vectors).map_err(|error| error.failure());
+            self.device().inspected(inspection, *vectors, result);
+        }
+    }
+
+    /// Revokes the sources of a function if the VMM took its interrupts away, and returns whether it did. Beside the
+    /// regular looks this is where the answer matters: before more is built on them.
+    fn end_lost_sources(&self, id: FunctionId) -> bool {
+        let lost = |host: &dyn Interrupts| !host.still_ours();
+        let lost = self.functions.get(&id).and_then(|function| function.interrupts()).is_some_and(lost);
+        if lost {
+            let ended = {
+                let mut device = self.device();
+                device.revoked(id);
+                device.take_lost()
+            };
+            self.release(&ended);
+        }
+        lost
+    }
+
+    /// Has the end of the VMM noticed whose device is held now.
+    fn watch_owner(&self, id: FunctionId) {
+        let Some(host) = self.functions.get(&id).and_then(|function| function.interrupts()) else { return };
+        let watched = match host.owner() {
+            Ok(None) => Ok(()),
+            Ok(Some(owner)) => self.lookout.watch(id, owner),
+            Err(error) => Err(error),
+        };
+        // The regular look finds it as well, later.
+        if let Err(error) = watched {
+            self.complaints.run(|| warn!("function {id}: cannot wait for the end of its VMM: {error}"));
         }
     }
 
@@ -165,6 +232,9 @@ impl Bridge {
             self.control(detach.function, |host| host.detach(detach.irq_type, &vectors, detach.last));
         // The failure was logged.
         drop(result);
+        if detach.last {
+            self.lookout.forget(detach.function);
+        }
         self.deliveries.close(detach.vectors.iter().map(|(_, source)| *source));
     }
 

@@ -12,6 +12,7 @@ pub mod deliveries;
 pub mod device;
 pub mod doctor;
 pub mod host;
+pub mod lookout;
 mod rate;
 pub mod serve;
 mod sys;

@@ -324,11 +324,58 @@ fn what_is_kept_for_a_source_goes_with_it_however_it_ends() {
     bridge.reset();
     assert_eq!(ask(&allocate(7, 4))[..2], OK);
     bridge.device().revoked(FunctionId(7));
-    bridge.collect();
+    bridge.look_after();
     assert_eq!(open(), 0);
     assert_eq!(ask(&sources(17, 0, 4)), [0; 8]);
     assert_eq!(ask(&allocate(7, 4))[..2], OK);
     function.remove();
     assert_eq!(ask(&get_messages(7, 1, 0, 1)), FUNCTION_GONE);
     assert_eq!(open(), 0);
+}
+
+/// Nobody asks for anything: the device finds out by itself.
+#[test]
+fn sources_that_lose_their_interrupts_end_aloud() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    offer(&mut vm, &[16, 16, 16, 16]);
+    assert_eq!(vm.ask(&allocate(7, 1), 64)[..2], OK);
+    host.functions[1].take_away();
+    assert_eq!(vm.wait_used(EVENTS), (0, 16));
+    assert_eq!(buffer(&vm, 0)[..16], revoked(7, 0));
+    assert_eq!(vm.ask(&sources(17, 0, 1), 8), [0; 8]);
+    // The enable bit of the function's own capability.
+    assert_eq!(vm.ask(&allocate(7, 1), 64)[..2], OK);
+    host.functions[1].enable(0);
+    assert_eq!(vm.wait_used(EVENTS), (1, 16));
+    assert_eq!(buffer(&vm, 1)[..16], revoked(7, 0));
+    assert_eq!((host.functions[1].attached(), host.functions[1].enabled_for_sources()), (vec![], None));
+    assert_eq!(vm.ask(&sources(17, 0, 1), 8), [0; 8]);
+    // The VMM ends.
+    host.functions[1].enable(32);
+    let (owner, vmm) = std::io::pipe().unwrap();
+    host.functions[1].owned_by(owner.into());
+    assert_eq!(vm.ask(&allocate(7, 1), 64)[..2], OK);
+    assert_eq!(vm.ask(&allocate(0, 1), 64)[..2], OK);
+    drop(vmm);
+    assert_eq!(vm.wait_used(EVENTS), (2, 16));
+    assert_eq!(buffer(&vm, 2)[..16], revoked(7, 0));
+    assert!(host.functions[0].fire(0), "the other function's are well");
+    assert_eq!(vm.wait_used(EVENTS), (3, 16));
+    assert_eq!(buffer(&vm, 3)[..16], interrupt(0, 1));
+    host.stop();
+}
+
+#[test]
+fn a_message_that_moved_is_told_unasked() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    offer(&mut vm, &[16, 16]);
+    vm.ask(&get_messages(7, 1, 3, 10), 16 + 160);
+    host.functions[1].move_messages();
+    assert_eq!(vm.wait_used(EVENTS), (0, 16));
+    assert_eq!(buffer(&vm, 0)[..16], [2, 0, 7, 0, 0, 0, 0, 0, 3, 0, 10, 0, 1, 0, 0, 0]);
+    host.functions[1].remove();
+    assert_eq!(vm.ask(&get_messages(7, 1, 3, 1), 32), FUNCTION_GONE);
+    host.stop();
 }

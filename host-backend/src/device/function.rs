@@ -5,7 +5,8 @@ use super::sources::Vectors;
 use super::{DuplicateId, Pair};
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
-use virtio_irq_proto::{Function, FunctionId, IrqType, Message, Status, VectorRange};
+use std::ops::Bound;
+use virtio_irq_proto::{Function, FunctionFlags, FunctionId, IrqType, Message, Status, VectorRange};
 
 /// A function that is assigned to the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(super) struct Entry {
     pub(super) assigned: Assigned,
     gone: bool,
     told: BTreeMap<(IrqType, u16), Message>,
+    /// The MSI-X vector after which [`Functions::to_inspect`] goes on.
+    inspected: u16,
 }
 
 #[derive(Debug)]
@@ -40,11 +43,14 @@ pub(super) struct Told {
 }
 
 impl Functions {
+    /// Each costs the host a mapping of the table.
+    const INSPECTED_AT_ONCE: usize = 16;
+
     pub(super) fn new(assigned: Vec<Assigned>) -> Result<Self, DuplicateId> {
         let mut entries = BTreeMap::new();
         for assigned in assigned {
             let id = assigned.function.id;
-            if entries.insert(id, Entry { assigned, gone: false, told: BTreeMap::new() }).is_some() {
+            if entries.insert(id, Entry::new(assigned)).is_some() {
                 return Err(DuplicateId(id));
             }
         }
@@ -107,6 +113,57 @@ impl Functions {
         Ok(Told { messages, stale: self.forget_stale(id, now, in_use) })
     }
 
+    /// The functions that have messages told which the host can move at any time.
+    pub(super) fn unstable(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().filter(|entry| !entry.gone && entry.is_unstable() && !entry.told.is_empty())
+    }
+
+    /// Vectors whose messages were told and can have moved. `sources` is the type of the sources that the function has, if
+    /// it has any: the other types are not enabled then.
+    pub(super) fn to_inspect(&mut self, id: FunctionId, sources: Option<IrqType>) -> Vec<VectorRange> {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.is_unstable()) else {
+            return Vec::new();
+        };
+        let mut vectors = Vec::new();
+        // Those of a function with MSI sources are looked at for another reason already.
+        if sources.is_none() {
+            let first = entry.told.keys().find(|(irq_type, _)| *irq_type == IrqType::Msi);
+            vectors.extend(first.map(|(_, vector)| (IrqType::Msi, *vector)));
+        }
+        if sources != Some(IrqType::Msi) {
+            let after = (IrqType::Msix, entry.inspected);
+            let behind = entry.told.range((Bound::Excluded(after), Bound::Unbounded));
+            let before = entry.told.range((IrqType::Msix, 0)..=after);
+            let some = behind.chain(before).map(|(vector, _)| *vector).take(Self::INSPECTED_AT_ONCE);
+            vectors.extend(some);
+        }
+        if let Some((IrqType::Msix, vector)) = vectors.last() {
+            entry.inspected = *vector;
+        }
+        let one = |(irq_type, vector)| VectorRange::of_messages(irq_type, vector, 1).ok();
+        vectors.into_iter().filter_map(one).collect()
+    }
+
+    /// Forgets the messages, told earlier, that these pairs, which the vectors have now, show to be wrong.
+    pub(super) fn forget_moved(
+        &mut self,
+        id: FunctionId,
+        vectors: VectorRange,
+        pairs: &[Pair],
+        in_use: impl Fn(u16) -> bool,
+    ) -> Option<VectorRange> {
+        let pair = pairs.first()?;
+        let irq_type = vectors.irq_type;
+        let entry = self.entries.get_mut(&id)?;
+        if irq_type == IrqType::Msi {
+            return entry.forget_stale(irq_type, vectors.first, *pair, in_use);
+        }
+        let moved = |told: &Message| told.address != pair.address || told.data != pair.data;
+        let key = (irq_type, vectors.first);
+        entry.told.get(&key).is_some_and(moved).then(|| entry.told.remove(&key))?;
+        VectorRange::of_messages(irq_type, vectors.first, 1).ok()
+    }
+
     fn forget_stale(
         &mut self,
         id: FunctionId,
@@ -146,6 +203,14 @@ impl Functions {
 }
 
 impl Entry {
+    fn new(assigned: Assigned) -> Self {
+        Self { assigned, gone: false, told: BTreeMap::new(), inspected: 0 }
+    }
+
+    fn is_unstable(&self) -> bool {
+        !self.assigned.function.flags.contains(FunctionFlags::STABLE)
+    }
+
     /// The MSI capability has one address and one base for all vectors, so one message tells what every other one
     /// is now. Vectors of an MSI-X table say nothing about each other.
     fn forget_stale(

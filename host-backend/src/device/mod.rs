@@ -36,6 +36,9 @@
 mod allocate;
 mod events;
 mod function;
+mod inspect;
+#[cfg(test)]
+mod inspect_tests;
 mod reply;
 #[cfg(test)]
 mod source_tests;
@@ -45,6 +48,7 @@ mod tests;
 
 pub use allocate::{Attach, Enable, Release, UnmaskPin};
 pub use function::Assigned;
+pub use inspect::Inspection;
 pub use reply::Reply;
 pub use sources::{Detach, Quota, Vectors};
 
@@ -349,16 +353,15 @@ impl Device {
         self.sources.fired(source);
     }
 
-    /// The VMM or the guest took the function's interrupts away underneath: its sources end, and the host has nothing
-    /// of them left to release.
+    /// The VMM or the guest took the function's interrupts away underneath: its sources end.
     pub fn revoked(&mut self, function: FunctionId) {
         self.sources.revoke(function);
     }
 
-    /// Sources that ended since the last call without anything for the host to release: those of functions that left,
-    /// and [revoked](Device::revoked) ones. Whoever keeps something for each source gives it up. To be called before
-    /// the driver gets another answer, which can be that one of these ids is a new source.
-    pub fn take_lost(&mut self) -> Vec<SourceId> {
+    /// What the host side has to release of sources that ended since the last call without a request's doing: those of
+    /// functions that left, and [revoked](Device::revoked) ones. To be called before the driver gets another answer,
+    /// which can be that one of these ids is a new source.
+    pub fn take_lost(&mut self) -> Vec<Detach> {
         self.sources.take_lost()
     }
 

@@ -29,8 +29,8 @@ pub(super) struct Sources {
     ready: VecDeque<SourceId>,
     /// Sources that were lost and of which the driver does not know, each once.
     revoked: VecDeque<SourceId>,
-    /// Sources that ended without anything for the host to release.
-    lost: Vec<SourceId>,
+    /// Sources that ended without a request's doing, and that the host side does not know of yet.
+    lost: Vec<Detach>,
 }
 
 #[derive(Debug)]
@@ -79,6 +79,16 @@ impl Sources {
         let held = self.claims.get(&function).map_or(0, |claim| claim.vectors.len());
         let held = u32::try_from(held).unwrap_or(u32::MAX);
         self.quota.function.saturating_sub(held).min(self.quota.guest.saturating_sub(self.used))
+    }
+
+    /// Whether the driver holds any source that was not revoked.
+    pub(super) fn any(&self) -> bool {
+        !self.claims.is_empty()
+    }
+
+    /// The lowest vector of the function that is a source.
+    pub(super) fn lowest_vector(&self, function: FunctionId) -> Option<u16> {
+        self.claims.get(&function)?.vectors.keys().next().copied()
     }
 
     /// Vectors from `first` up to `end` that are not sources, in ascending order.
@@ -244,23 +254,18 @@ impl Sources {
     /// The host took the function's interrupts away: its sources are lost, and the driver is told of each.
     pub(super) fn revoke(&mut self, function: FunctionId) {
         let Some(claim) = self.claims.remove(&function) else { return };
-        let vectors = self.end_claim(claim);
-        self.lost.extend(vectors.into_iter().map(|(_, id)| id));
+        let lost = self.end_claim(function, claim);
+        self.lost.push(lost);
     }
 
     /// Takes every source away, and tells the driver of each. Returns what the host has to release.
     pub(super) fn revoke_all(&mut self) -> Vec<Detach> {
         let claims = std::mem::take(&mut self.claims);
-        let release = |(function, claim): (FunctionId, Claim)| Detach {
-            function,
-            irq_type: claim.irq_type,
-            vectors: self.end_claim(claim),
-            last: true,
-        };
-        claims.into_iter().map(release).collect()
+        claims.into_iter().map(|(function, claim)| self.end_claim(function, claim)).collect()
     }
 
-    fn end_claim(&mut self, claim: Claim) -> Vectors {
+    fn end_claim(&mut self, function: FunctionId, claim: Claim) -> Detach {
+        let irq_type = claim.irq_type;
         let vectors: Vectors = claim.vectors.into_iter().collect();
         for (_, id) in &vectors {
             if let Some(Some(slot)) = self.slots.get_mut(index(*id)) {
@@ -271,17 +276,17 @@ impl Sources {
         }
         let slots = &self.slots;
         self.ready.retain(|id| slot_of(slots, *id).is_some_and(|slot| slot.pending));
-        vectors
+        Detach { function, irq_type, vectors, last: true }
     }
 
     /// The function is gone and the driver is told that instead.
     pub(super) fn drop_function(&mut self, function: FunctionId) {
         let removed = self.remove(self.of(function).into_iter());
-        self.lost.extend(removed.into_iter().flat_map(|detach| detach.vectors).map(|(_, id)| id));
+        self.lost.extend(removed);
     }
 
-    /// Sources that ended since the last call without anything for the host to release.
-    pub(super) fn take_lost(&mut self) -> Vec<SourceId> {
+    /// What the host side has to release of sources that ended since the last call without a request's doing.
+    pub(super) fn take_lost(&mut self) -> Vec<Detach> {
         std::mem::take(&mut self.lost)
     }
 

@@ -5,7 +5,8 @@ pub mod linux;
 pub mod sim;
 
 use crate::device::{Failure, Pair};
-use std::os::fd::BorrowedFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::{fmt, io};
 use virtio_irq_proto::{IrqType, PciIds, VectorRange};
 
@@ -60,9 +61,23 @@ pub trait Interrupts: fmt::Debug + Send + Sync {
     /// The host failed.
     fn unmask_pin(&self) -> Result<(), HostError>;
 
-    /// Whether what was enabled here is still enabled and signals the eventfds that were attached: the VMM shares the
-    /// function and can take its interrupts away without a word.
+    /// Whether what was enabled here is still enabled and signals the eventfds that were attached, as far as one look can
+    /// tell: the VMM shares the function and can take its interrupts away without a word, or end.
     fn still_ours(&self) -> bool;
+
+    /// Becomes readable when the VMM that the enabled interrupts are of ends, so that everything is to be detached at
+    /// once: the function would be kept from the next VMM. There is none while nothing is enabled.
+    ///
+    /// # Errors
+    /// The process is out of descriptors.
+    fn owner(&self) -> io::Result<Option<OwnedFd>>;
+}
+
+/// Whether the VMM of an [`Interrupts::owner`] is gone.
+fn has_ended(owner: &OwnedFd) -> bool {
+    let now = Timespec::default();
+    // What cannot be asked has not ended.
+    poll(&mut [PollFd::new(owner, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// What a function is.

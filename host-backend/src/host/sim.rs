@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A simulated function: for tests, and for a first try on any machine. It raises no interrupts.
 
-use super::{Description, HostError, HostFunction, Interrupts, Isolation};
+use super::{Description, HostError, HostFunction, Interrupts, Isolation, has_ended};
 use crate::device::Pair;
 use std::collections::BTreeMap;
 use std::io;
@@ -31,6 +31,8 @@ struct State {
     attached: BTreeMap<u16, OwnedFd>,
     /// The sources lost their interrupts.
     taken: bool,
+    /// Becomes readable when its VMM ends.
+    owner: Option<OwnedFd>,
     /// Fired while its pin was masked.
     pin: Pin,
 }
@@ -111,6 +113,7 @@ impl SimFunction {
             sources: None,
             taken: false,
             attached: BTreeMap::new(),
+            owner: None,
             pin: Pin::default(),
         };
         Self { name: name.into(), description, state: Arc::new(Mutex::new(state)) }
@@ -166,6 +169,11 @@ impl SimFunction {
         let mut state = self.state();
         state.attached.clear();
         state.taken = state.sources.take().is_some();
+    }
+
+    /// Gives it a VMM, which ends when `owner` becomes readable.
+    pub fn owned_by(&self, owner: OwnedFd) {
+        self.state().owner = Some(owner);
     }
 
     /// Takes the function off the host.
@@ -268,7 +276,12 @@ impl Interrupts for SimFunction {
     }
 
     fn still_ours(&self) -> bool {
-        !self.state().taken
+        let state = self.state();
+        !state.taken && !state.owner.as_ref().is_some_and(has_ended)
+    }
+
+    fn owner(&self) -> io::Result<Option<OwnedFd>> {
+        self.state().owner.as_ref().map(OwnedFd::try_clone).transpose()
     }
 }
 

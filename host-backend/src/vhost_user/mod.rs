@@ -47,6 +47,9 @@ const AGAIN: u16 = QUEUE_COUNT + 1;
 /// Id of [`Bridge::deliveries`] there.
 const FIRED: u16 = QUEUE_COUNT + 2;
 
+/// Id of [`Bridge::lookout`] there.
+const LOOKOUT: u16 = QUEUE_COUNT + 3;
+
 /// One frontend's time with the device.
 #[derive(Debug)]
 pub struct Session {
@@ -109,6 +112,8 @@ impl Session {
             worker.register_listener(session.again.as_raw_fd(), EventSet::IN, u64::from(AGAIN))?;
             let deliveries = session.bridge.deliveries().as_fd().as_raw_fd();
             worker.register_listener(deliveries, EventSet::IN, u64::from(FIRED))?;
+            let lookout = session.bridge.lookout().as_fd().as_raw_fd();
+            worker.register_listener(lookout, EventSet::IN, u64::from(LOOKOUT))?;
         }
         Ok((session, daemon))
     }
@@ -351,6 +356,9 @@ impl VhostUserBackend for Session {
         // Always, and before requests are served: what fired before a request was made counts as before it.
         if self.bridge.collect() {
             progress = Progress::More;
+        }
+        if device_event == LOOKOUT {
+            self.bridge.look_after();
         }
         let was_stopped = self.is_stopped();
         if was_stopped && !self.resume(requests, events) {

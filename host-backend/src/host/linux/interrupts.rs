@@ -3,12 +3,12 @@
 
 use super::Registers;
 use crate::device::Pair;
-use crate::host::{HostError, Interrupts};
+use crate::host::{HostError, Interrupts, has_ended};
 use crate::vfio::{self, Claim, ClaimError, DeviceSupply, Host, InterruptError};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tracing::warn;
+use tracing::{info, warn};
 use virtio_irq_proto::{IrqType, PciAddress, VectorRange};
 
 /// Least number of MSI-X vectors that are enabled with the first allocation, if the function has as many. The number stays
@@ -23,7 +23,14 @@ pub(super) struct VfioInterrupts {
     address: PciAddress,
     registers: Arc<Registers>,
     /// The device, while there are sources. A device that is held cannot be opened by the next VMM.
-    held: Mutex<Option<vfio::Interrupts>>,
+    held: Mutex<Option<Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    interrupts: vfio::Interrupts,
+    /// See [`Claim::owner`].
+    owner: Option<OwnedFd>,
 }
 
 impl VfioInterrupts {
@@ -31,17 +38,17 @@ impl VfioInterrupts {
         Self { supply, host: Host::here(), address, registers, held: Mutex::new(None) }
     }
 
-    fn held(&self) -> MutexGuard<'_, Option<vfio::Interrupts>> {
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
         // What is in there undoes itself when it is dropped.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn claim(&self) -> Result<vfio::Interrupts, HostError> {
-        let Claim { device, owner: _ } = self.supply.claim().map_err(|error| match error {
+    fn claim(&self) -> Result<Held, HostError> {
+        let Claim { device, owner } = self.supply.claim().map_err(|error| match error {
             ClaimError::NotYet(_) => HostError::NotReady,
             error => HostError::failed("get the function's VFIO device")(io::Error::other(error)),
         })?;
-        Ok(vfio::Interrupts::new(device, &self.host, self.address))
+        Ok(Held { interrupts: vfio::Interrupts::new(device, &self.host, self.address), owner })
     }
 
     fn enable_block(
@@ -84,18 +91,18 @@ impl VfioInterrupts {
 impl Interrupts for VfioInterrupts {
     fn enable(&self, irq_type: IrqType, end: u16) -> Result<u16, HostError> {
         let mut held = self.held();
-        if let Some((enabled, count)) = held.as_ref().and_then(vfio::Interrupts::enabled) {
+        if let Some((enabled, count)) = held.as_ref().and_then(|held| held.interrupts.enabled()) {
             return if enabled == irq_type { Ok(count) } else { Err(HostError::Busy) };
         }
-        let mut interrupts = self.claim()?;
-        let count = self.enable_block(&mut interrupts, irq_type, end)?;
-        *held = Some(interrupts);
+        let mut claimed = self.claim()?;
+        let count = self.enable_block(&mut claimed.interrupts, irq_type, end)?;
+        *held = Some(claimed);
         Ok(count)
     }
 
     fn attach(&self, irq_type: IrqType, triggers: &[(u16, BorrowedFd<'_>)]) -> Result<Vec<Pair>, HostError> {
         let mut held = self.held();
-        let interrupts = held.as_mut().ok_or(HostError::NotReady)?;
+        let interrupts = &mut held.as_mut().ok_or(HostError::NotReady)?.interrupts;
         let mut attached = 0;
         let result = triggers.chunk_by(follows).try_for_each(|run| {
             let eventfds: Vec<_> = run.iter().map(|(_, eventfd)| *eventfd).collect();
@@ -122,7 +129,7 @@ impl Interrupts for VfioInterrupts {
 
     fn detach(&self, irq_type: IrqType, vectors: &[u16], last: bool) -> Result<(), HostError> {
         let mut held = self.held();
-        let Some(interrupts) = held.as_mut() else { return Ok(()) };
+        let Some(Held { interrupts, .. }) = held.as_mut() else { return Ok(()) };
         let result = if last { interrupts.release() } else { disarm(interrupts, irq_type, vectors) };
         if last {
             *held = None;
@@ -132,19 +139,25 @@ impl Interrupts for VfioInterrupts {
 
     fn unmask_pin(&self) -> Result<(), HostError> {
         let held = self.held();
-        let interrupts = held.as_ref().ok_or(HostError::NotReady)?;
+        let interrupts = &held.as_ref().ok_or(HostError::NotReady)?.interrupts;
         interrupts.unmask_intx().map_err(|error| host_error("unmask the pin", error))
     }
 
     fn still_ours(&self) -> bool {
         let held = self.held();
-        match held.as_ref().map(vfio::Interrupts::still_ours) {
-            Some(Err(lost)) => {
-                warn!("{}: the sources end: {lost}", self.address);
-                false
-            }
-            Some(Ok(())) | None => true,
-        }
+        let Some(Held { interrupts, owner }) = held.as_ref() else { return true };
+        let lost = match interrupts.still_ours() {
+            _ if owner.as_ref().is_some_and(has_ended) => "the VMM ended".to_owned(),
+            Err(lost) => lost.to_string(),
+            Ok(()) => return true,
+        };
+        info!("{}: its sources end: {lost}", self.address);
+        false
+    }
+
+    fn owner(&self) -> io::Result<Option<OwnedFd>> {
+        let held = self.held();
+        held.as_ref().and_then(|held| held.owner.as_ref()).map(OwnedFd::try_clone).transpose()
     }
 }
 

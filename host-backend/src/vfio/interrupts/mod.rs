@@ -17,6 +17,7 @@ use super::handlers::{Handler, Handlers};
 use super::{Data, Host, Ioctl, IrqInfo, IrqSet, SetAction, VfioDevice};
 use crate::sys;
 use rustix::io::Errno;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
@@ -32,6 +33,8 @@ pub struct Interrupts<D: Ioctl = VfioDevice> {
     function: PciAddress,
     handlers: Handlers,
     block: Option<Block>,
+    /// The vector that [`Interrupts::still_ours`] looked at last.
+    turn: Cell<u16>,
 }
 
 /// A type that we enabled.
@@ -65,7 +68,7 @@ impl Armed {
 impl<D: Ioctl> Interrupts<D> {
     /// Nothing is enabled yet, and nothing is asked of the device.
     pub fn new(device: D, host: &Host, function: PciAddress) -> Self {
-        Self { device, function, handlers: Handlers::of(host, function), block: None }
+        Self { device, function, handlers: Handlers::of(host, function), block: None, turn: Cell::new(0) }
     }
 
     /// The device that they are of.
