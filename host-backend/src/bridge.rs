@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Joins the device core and the host side. Knows no transport.
 
-use crate::deliveries::Deliveries;
-use crate::device::{Assigned, Attach, Detach, Device, DuplicateId, Inspection, Pair, Quota, Reply, Step};
+use crate::deliveries::{BATCH, Deliveries};
+use crate::device::{
+    Assigned, Attach, Detach, Device, DuplicateId, Inspection, Pair, Quota, RateLimit, Reply, Step, Watch,
+};
 use crate::host::{HostError, HostFunction, Interrupts};
 use crate::lookout::{Lookout, Occasion};
 use crate::rate::Limited;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use tracing::warn;
 use virtio_irq_proto::wire;
 use virtio_irq_proto::{FunctionId, IrqType, VectorRange};
@@ -50,6 +53,11 @@ impl Bridge {
             lookout: Lookout::new().map_err(BridgeError::Deliveries)?,
             complaints: Limited::default(),
         })
+    }
+
+    /// Bounds how often each source may fire without delay.
+    pub fn limit_rate(&self, limit: RateLimit) {
+        self.device().limit_rate(limit);
     }
 
     /// The device core. Hold it briefly, and never during a call to the host.
@@ -132,11 +140,46 @@ impl Bridge {
 
     /// Tells the device core which sources fired since the last call. Returns whether there may be more.
     pub fn collect(&self) -> bool {
-        let mut device = self.device();
-        self.deliveries.fired(|source| device.fired(source)).unwrap_or_else(|error| {
+        let mut paused = Vec::new();
+        let more = {
+            let (mut device, now) = (self.device(), Instant::now());
+            self.deliveries.fired(|source| {
+                if device.fired(source, now) == Watch::Paused {
+                    paused.push(source);
+                }
+            })
+        };
+        for source in &paused {
+            if let Err(error) = self.deliveries.pause(*source) {
+                self.complaints.run(|| warn!("cannot hold source {source} back: {error}"));
+            }
+        }
+        if !paused.is_empty() {
+            self.set_alarm();
+        }
+        more.unwrap_or_else(|error| {
             self.complaints.run(|| warn!("cannot look for interrupts: {error}"));
             false
         })
+    }
+
+    /// Watches sources again that fired too often and may fire again. Bounded: what is left is for the next alarm.
+    fn resume(&self) {
+        let now = Instant::now();
+        for _ in 0..BATCH {
+            let Some(source) = self.device().resumed(now) else { break };
+            if let Err(error) = self.deliveries.resume(source) {
+                self.complaints.run(|| warn!("cannot watch source {source}: {error}"));
+            }
+        }
+        self.set_alarm();
+    }
+
+    fn set_alarm(&self) {
+        let at = self.device().resumes_at();
+        if let Err(error) = self.lookout.alarm(at) {
+            self.complaints.run(|| warn!("cannot set the clock: {error}"));
+        }
     }
 
     /// What is readable when [`Bridge::collect`] has something to do.
@@ -156,6 +199,9 @@ impl Bridge {
             self.complaints.run(|| warn!("cannot look after the host: {error}"));
             Occasion::default()
         });
+        if occasion.alarm {
+            self.resume();
+        }
         for id in occasion.ended {
             self.end_lost_sources(id);
         }

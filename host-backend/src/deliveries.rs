@@ -14,7 +14,7 @@ pub const BATCH: usize = 256;
 
 /// The eventfds that the host signals when a source fires.
 ///
-/// They are watched edge-triggered and never read: each signal is an edge of its own, so an interrupt costs its share
+/// They are watched edge-triggered and not read: each signal is an edge of its own, so an interrupt costs its share
 /// of one `epoll_wait` and no system call more. The counter behind an eventfd has 64 bits and does not fill up.
 #[derive(Debug)]
 pub struct Deliveries {
@@ -62,8 +62,7 @@ impl Deliveries {
             let eventfd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
             let epoch = triggers.next_epoch;
             triggers.next_epoch = epoch.wrapping_add(1);
-            let data = EventData::new_u64(u64::from(epoch) << 32 | u64::from(source.0));
-            epoll::add(&self.epoll, &eventfd, data, EventFlags::IN | EventFlags::ET)?;
+            epoll::add(&self.epoll, &eventfd, mark(source, epoch), EventFlags::IN | EventFlags::ET)?;
             triggers.by_source.insert(source, Trigger { eventfd, epoch });
         }
         Ok(())
@@ -75,6 +74,38 @@ impl Deliveries {
         for source in sources {
             triggers.by_source.remove(&source);
         }
+    }
+
+    /// Watches the source no more, and forgets that it was signalled, until [`Deliveries::resume`].
+    ///
+    /// # Errors
+    /// None that a valid descriptor gives; the source is watched still, then.
+    pub fn pause(&self, source: SourceId) -> io::Result<()> {
+        self.watch(source, EventFlags::empty(), |eventfd| {
+            // Empty if it was not signalled.
+            let _ = rustix::io::read(eventfd, &mut [0; 8]);
+        })
+    }
+
+    /// Watches the source again. That it was signalled meanwhile counts as once from now on.
+    ///
+    /// # Errors
+    /// As for [`Deliveries::pause`].
+    pub fn resume(&self, source: SourceId) -> io::Result<()> {
+        self.watch(source, EventFlags::IN | EventFlags::ET, |_| ())
+    }
+
+    fn watch(
+        &self,
+        source: SourceId,
+        flags: EventFlags,
+        then: impl FnOnce(BorrowedFd<'_>),
+    ) -> io::Result<()> {
+        let triggers = self.triggers();
+        let Some(Trigger { eventfd, epoch }) = triggers.by_source.get(&source) else { return Ok(()) };
+        epoll::modify(&self.epoll, eventfd, mark(source, *epoch), flags)?;
+        then(eventfd.as_fd());
+        Ok(())
     }
 
     /// Calls `use_them` with the eventfds of these sources, as far as they are open.
@@ -117,6 +148,10 @@ impl Deliveries {
     }
 }
 
+fn mark(source: SourceId, epoch: u32) -> EventData {
+    EventData::new_u64(u64::from(epoch) << 32 | u64::from(source.0))
+}
+
 /// Readable while a source was signalled that [`Deliveries::fired`] did not give yet.
 impl AsFd for Deliveries {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -151,6 +186,28 @@ mod tests {
         assert_eq!(fired(&deliveries), [0; 0]);
         signal(&deliveries, SourceId(3));
         assert_eq!(fired(&deliveries), [3]);
+    }
+
+    #[test]
+    fn a_paused_source_is_silent_and_tells_afterwards_that_it_was_signalled() {
+        let deliveries = Deliveries::new().unwrap();
+        deliveries.open([3, 4].map(SourceId).into_iter()).unwrap();
+        signal(&deliveries, SourceId(3));
+        assert_eq!(fired(&deliveries), [3]);
+        deliveries.pause(SourceId(3)).unwrap();
+        deliveries.resume(SourceId(3)).unwrap();
+        assert_eq!(fired(&deliveries), [0; 0], "what was signalled before is known");
+        deliveries.pause(SourceId(3)).unwrap();
+        signal(&deliveries, SourceId(3));
+        signal(&deliveries, SourceId(3));
+        signal(&deliveries, SourceId(4));
+        assert_eq!(fired(&deliveries), [4]);
+        deliveries.resume(SourceId(3)).unwrap();
+        assert_eq!(fired(&deliveries), [3]);
+        assert_eq!(fired(&deliveries), [0; 0]);
+        signal(&deliveries, SourceId(3));
+        assert_eq!(fired(&deliveries), [3]);
+        deliveries.pause(SourceId(9)).unwrap();
     }
 
     #[test]

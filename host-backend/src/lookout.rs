@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One descriptor that says when the host is to be looked after: at regular times while there is something to look
-//! after, and when a VMM ends.
+//! after, when a VMM ends, and when sources that fired too often may fire again.
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::time::{
@@ -10,18 +10,21 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use virtio_irq_proto::FunctionId;
 
 /// Time between two looks: what a guest that lost its interrupts waits at most before it hears of it.
 const EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 const CLOCK: u64 = u64::MAX;
+const ALARM: u64 = u64::MAX - 1;
 
 /// See the module's description.
 #[derive(Debug)]
 pub struct Lookout {
     epoll: OwnedFd,
     clock: OwnedFd,
+    alarm: OwnedFd,
     state: Mutex<State>,
 }
 
@@ -34,8 +37,10 @@ struct State {
 /// What there is to look after.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Occasion {
-    /// It is time.
+    /// It is time for a regular look.
     pub(crate) tick: bool,
+    /// It is the time of the alarm.
+    pub(crate) alarm: bool,
     /// The VMMs of these functions ended.
     pub(crate) ended: Vec<FunctionId>,
 }
@@ -44,10 +49,14 @@ impl Lookout {
     /// Nothing to look after yet: it does not wake anybody.
     pub(crate) fn new() -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let clock = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        epoll::add(&epoll, &clock, EventData::new_u64(CLOCK), EventFlags::IN)?;
-        Ok(Self { epoll, clock, state: Mutex::default() })
+        let timer = |mark| -> io::Result<OwnedFd> {
+            let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+            let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+            epoll::add(&epoll, &timer, EventData::new_u64(mark), EventFlags::IN)?;
+            Ok(timer)
+        };
+        let (clock, alarm) = (timer(CLOCK)?, timer(ALARM)?);
+        Ok(Self { epoll, clock, alarm, state: Mutex::default() })
     }
 
     /// Starts or stops the regular times.
@@ -55,11 +64,18 @@ impl Lookout {
         let mut state = self.state();
         if state.ticks != ticks {
             let every = if ticks { EVERY } else { Timespec::default() };
-            let times = Itimerspec { it_interval: every, it_value: every };
-            timerfd_settime(&self.clock, TimerfdTimerFlags::empty(), &times)?;
+            set(&self.clock, every, every)?;
             state.ticks = ticks;
         }
         Ok(())
+    }
+
+    /// Sets the alarm to a time, which may be past, or off.
+    pub(crate) fn alarm(&self, at: Option<Instant>) -> io::Result<()> {
+        // A timer that is set to 0 is off.
+        let left = at.map(|at| at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1)));
+        let left = left.map_or(Ok(Timespec::default()), Timespec::try_from);
+        set(&self.alarm, left.map_err(|_| io::ErrorKind::InvalidInput)?, Timespec::default())
     }
 
     /// Waits for the end of the function's VMM, until the function is forgotten.
@@ -90,6 +106,10 @@ impl Lookout {
                     let _ = rustix::io::read(&self.clock, &mut [0; 8]);
                     occasion.tick = true;
                 }
+                (ALARM, _) => {
+                    let _ = rustix::io::read(&self.alarm, &mut [0; 8]);
+                    occasion.alarm = true;
+                }
                 (_, Ok(function)) => occasion.ended.push(FunctionId(function)),
                 _ => {}
             }
@@ -101,6 +121,12 @@ impl Lookout {
         // Every change is one insertion, removal or assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn set(timer: &OwnedFd, first: Timespec, every: Timespec) -> io::Result<()> {
+    let times = Itimerspec { it_interval: every, it_value: first };
+    timerfd_settime(timer, TimerfdTimerFlags::empty(), &times)?;
+    Ok(())
 }
 
 fn forget(epoll: &OwnedFd, state: &mut State, function: FunctionId) {
@@ -136,11 +162,23 @@ mod tests {
         lookout.tick(true).unwrap();
         for _ in 0..2 {
             assert!(wakes(&lookout, LONG));
-            assert_eq!(lookout.occasion().unwrap(), Occasion { tick: true, ended: vec![] });
+            assert_eq!(lookout.occasion().unwrap(), Occasion { tick: true, ..Occasion::default() });
             assert_eq!(lookout.occasion().unwrap(), Occasion::default());
         }
         lookout.tick(false).unwrap();
         let _ = lookout.occasion();
+        assert!(!wakes(&lookout, TWO_TICKS));
+    }
+
+    #[test]
+    fn an_alarm_comes_once_and_not_if_it_was_switched_off() {
+        let lookout = Lookout::new().unwrap();
+        lookout.alarm(Some(Instant::now())).unwrap();
+        assert!(wakes(&lookout, LONG));
+        assert!(lookout.occasion().unwrap().alarm);
+        assert_eq!(lookout.occasion().unwrap(), Occasion::default());
+        lookout.alarm(Some(Instant::now() + Duration::from_millis(100))).unwrap();
+        lookout.alarm(None).unwrap();
         assert!(!wakes(&lookout, TWO_TICKS));
     }
 

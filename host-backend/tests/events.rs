@@ -6,12 +6,15 @@
 mod common;
 
 use common::*;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vhost_device_irq::bridge::Bridge;
-use vhost_device_irq::device::{Assigned, Quota};
+use vhost_device_irq::device::{Assigned, Quota, RateLimit};
 use vhost_device_irq::host::sim::{KINDS, SimFunction};
 use vhost_device_irq::host::{Description, HostFunction};
 use vhost_device_irq::serve::{Stop, Transport, serve};
@@ -51,12 +54,20 @@ fn assigned(id: u16, what: Description) -> Assigned {
 
 impl Host {
     fn start() -> Self {
+        Self::with_limit(None)
+    }
+
+    /// With a greatest number of interrupts in a second.
+    fn with_limit(limit: Option<u32>) -> Self {
         let functions = [0, 7].map(|id| SimFunction::new("wifi", KINDS[1].ids, 32, 0, id));
         let served = functions.iter().zip([0, 7]).map(|(function, id)| {
             let host: Box<dyn HostFunction> = Box::new(function.clone());
             (assigned(id, function.describe()), host)
         });
         let bridge = Arc::new(Bridge::new(served.collect(), QUOTA).unwrap());
+        if let Some(count) = limit.and_then(NonZeroU32::new) {
+            bridge.limit_rate(RateLimit::per_second(count));
+        }
         let directory = TempDir::new().unwrap();
         let socket = directory.path().join("irq.sock");
         let transport = Transport::bind(&socket).unwrap();
@@ -377,5 +388,50 @@ fn a_message_that_moved_is_told_unasked() {
     assert_eq!(buffer(&vm, 0)[..16], [2, 0, 7, 0, 0, 0, 0, 0, 3, 0, 10, 0, 1, 0, 0, 0]);
     host.functions[1].remove();
     assert_eq!(vm.ask(&get_messages(7, 1, 3, 1), 32), FUNCTION_GONE);
+    host.stop();
+}
+
+#[test]
+fn a_storm_is_held_to_its_limit_and_holds_nobody_else_up() {
+    const PER_SECOND: u32 = 50;
+    let host = Host::with_limit(Some(PER_SECOND));
+    let mut vm = Vm::connect(&host.socket);
+    assert_eq!(vm.ask(&allocate(7, 1), 64)[..2], OK);
+    assert_eq!(vm.ask(&allocate(0, 1), 64)[..2], OK);
+    offer(&mut vm, &[16; 16]);
+    let over = AtomicBool::new(false);
+    let (began, mut storms, mut others) = (Instant::now(), 0, 0);
+    let next = |vm: &mut Vm| {
+        let (head, _) = vm.wait_used(EVENTS);
+        let event = buffer(vm, head.into());
+        vm.submit(EVENTS, &[head]);
+        event[4]
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                host.functions[1].fire(0);
+            }
+        });
+        while began.elapsed() < Duration::from_millis(600) {
+            host.functions[0].fire(0);
+            loop {
+                match next(&mut vm) {
+                    0 => storms += 1,
+                    _ => break,
+                }
+            }
+            others += 1;
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let most = 5 + (PER_SECOND as f32 * began.elapsed().as_secs_f32()) as u32 + 1;
+    assert!((5..=most).contains(&storms), "{storms} of at most {most}");
+    assert!(others >= 5, "{others}");
+    // What fired when it might not is told when it may.
+    assert_eq!(next(&mut vm), 0);
+    host.functions[1].fire(0);
+    assert_eq!(next(&mut vm), 0);
     host.stop();
 }

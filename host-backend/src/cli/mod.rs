@@ -9,7 +9,7 @@ pub use device::{DeviceSpec, Model, SpecError};
 pub use qemu::{ArgsFormat, QemuArgs};
 
 use crate::bridge::{Bridge, BridgeError};
-use crate::device::{Assigned, Quota};
+use crate::device::{Assigned, Quota, RateLimit};
 use crate::doctor::DoctorArgs;
 use crate::host::linux::{LinuxFunction, OpenError, Sysfs};
 use crate::host::sim::SimFunction;
@@ -20,6 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeSet;
 use std::io;
+use std::num::NonZeroU32;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -134,6 +135,12 @@ struct DaemonArgs {
     #[arg(long, value_name = "N", default_value_t = 2048)]
     max_sources_per_function: u32,
 
+    /// Greatest number of interrupts in a second that one source may raise without delay, and a tenth of that at
+    /// once. What is beyond is merged and delivered later; other sources are not delayed. Without it one source can
+    /// take a CPU of the host up
+    #[arg(long, value_name = "N")]
+    source_rate_limit: Option<NonZeroU32>,
+
     /// How much to say on standard error
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Info)]
     log_level: LogLevel,
@@ -213,6 +220,9 @@ impl DaemonArgs {
         // From here on a signal ends the daemon in order, and removes its socket.
         let stop = Stop::on_signals()?;
         let bridge = Arc::new(self.bridge()?);
+        if let Some(count) = self.source_rate_limit {
+            bridge.limit_rate(RateLimit::per_second(count));
+        }
         let transport = match (self.socket_path, self.fd) {
             (Some(path), _) => Transport::bind(&path)?,
             (None, Some(number)) => Transport::inherit(number)?,

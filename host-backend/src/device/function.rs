@@ -22,7 +22,7 @@ pub(super) struct Entry {
     pub(super) assigned: Assigned,
     gone: bool,
     told: BTreeMap<(IrqType, u16), Message>,
-    /// The MSI-X vector after which [`Functions::to_inspect`] goes on.
+    /// The MSI-X vector after which [`Functions::next_to_look_at`] goes on.
     inspected: u16,
 }
 
@@ -120,7 +120,7 @@ impl Functions {
 
     /// Vectors whose messages were told and can have moved. `sources` is the type of the sources that the function has, if
     /// it has any: the other types are not enabled then.
-    pub(super) fn to_inspect(&mut self, id: FunctionId, sources: Option<IrqType>) -> Vec<VectorRange> {
+    pub(super) fn next_to_look_at(&mut self, id: FunctionId, sources: Option<IrqType>) -> Vec<VectorRange> {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.is_unstable()) else {
             return Vec::new();
         };

@@ -53,7 +53,7 @@ impl Device {
             {
                 vectors.extend(VectorRange::of_messages(IrqType::Msi, vector, 1));
             }
-            vectors.extend(self.functions.to_inspect(function, sources));
+            vectors.extend(self.functions.next_to_look_at(function, sources));
             if sources.is_some() || !vectors.is_empty() {
                 inspections.push(Inspection { function, sources, vectors, run: self.run });
             }

@@ -39,6 +39,7 @@ mod function;
 mod inspect;
 #[cfg(test)]
 mod inspect_tests;
+mod limit;
 mod reply;
 #[cfg(test)]
 mod source_tests;
@@ -49,12 +50,14 @@ mod tests;
 pub use allocate::{Attach, Enable, Release, UnmaskPin};
 pub use function::Assigned;
 pub use inspect::Inspection;
+pub use limit::RateLimit;
 pub use reply::Reply;
-pub use sources::{Detach, Quota, Vectors};
+pub use sources::{Detach, Quota, Vectors, Watch};
 
 use events::EventQueue;
 use function::Functions;
 use sources::Sources;
+use std::time::Instant;
 use virtio_irq_proto::wire::{self, ReplyHead, RequestHead, request_type};
 use virtio_irq_proto::{
     Config, F_EVENT, F_NATIVE, FunctionFlags, FunctionId, GetMessages, IrqType, ListFunctions, Request,
@@ -348,9 +351,25 @@ impl Device {
         }
     }
 
-    /// A source fired: an eventfd of it was signalled.
-    pub fn fired(&mut self, source: SourceId) {
-        self.sources.fired(source);
+    /// Delays what a source fires more often than this (IRQ-DEV-56). Nothing is lost: it is pending meanwhile, as when the
+    /// driver is slow.
+    pub fn limit_rate(&mut self, limit: RateLimit) {
+        self.sources.limit(limit);
+    }
+
+    /// A source fired at `now`: an eventfd of it was signalled. Without a limit the time means nothing.
+    pub fn fired(&mut self, source: SourceId, now: Instant) -> Watch {
+        self.sources.fired(source, now)
+    }
+
+    /// When [`Device::resumed`] will next give a source, if there is one to give.
+    pub fn resumes_at(&self) -> Option<Instant> {
+        self.sources.resumes_at()
+    }
+
+    /// A source that paused and is to be watched again at `now`. To be called until there is none.
+    pub fn resumed(&mut self, now: Instant) -> Option<SourceId> {
+        self.sources.resume(now)
     }
 
     /// The VMM or the guest took the function's interrupts away underneath: its sources end.

@@ -3,6 +3,7 @@
 
 use super::*;
 use std::num::NonZeroU16;
+use std::time::Duration;
 use virtio_irq_proto::{
     Allocate, Delivery, Event, Function, IrqType, Layout, PciIds, ReplyError, ResetFunction, SourceList,
     SourceRange, SourceRequest,
@@ -120,6 +121,10 @@ impl Bench {
         let range = SourceRange::new(first, count).unwrap();
         let reply = self.request(request.to_wire(range).as_bytes());
         request.parse_reply(&reply)
+    }
+
+    fn fire(&mut self, source: u32) {
+        assert_eq!(self.device.fired(SourceId(source), Instant::now()), Watch::On);
     }
 
     /// Takes what waits, `room` events at a time.
@@ -271,11 +276,11 @@ fn interrupts_coalesce_and_come_in_the_order_of_their_first() {
     let mut bench = Bench::roomy();
     bench.allocate(some(FIRST, IrqType::Msix, 5, 5)).unwrap();
     for source in [4, 2, 2, 4, 3] {
-        bench.device.fired(SourceId(source));
+        bench.fire(source);
     }
     assert_eq!(bench.interrupts(), [4, 2, 3]);
     assert!(!bench.device.has_events());
-    bench.device.fired(SourceId(2));
+    bench.fire(2);
     assert_eq!(bench.interrupts(), [2]);
 }
 
@@ -285,9 +290,9 @@ fn a_storming_source_does_not_starve_another() {
     bench.allocate(some(FIRST, IrqType::Msix, 2, 2)).unwrap();
     let mut seen = Vec::new();
     for _ in 0..3 {
-        bench.device.fired(SourceId(0));
-        bench.device.fired(SourceId(1));
-        bench.device.fired(SourceId(0));
+        bench.fire(0);
+        bench.fire(1);
+        bench.fire(0);
         let one = bench.device.next_events(1);
         bench.device.events_taken(1);
         seen.push(one[0].source.get());
@@ -299,11 +304,11 @@ fn a_storming_source_does_not_starve_another() {
 fn a_masked_source_that_fired_is_delivered_once_after_unmask() {
     let mut bench = Bench::roomy();
     bench.allocate(some(FIRST, IrqType::Msix, 3, 3)).unwrap();
-    bench.device.fired(SourceId(1));
+    bench.fire(1);
     bench.act(SourceRequest::Mask, 1, 2).unwrap();
-    bench.device.fired(SourceId(1));
-    bench.device.fired(SourceId(2));
-    bench.device.fired(SourceId(0));
+    bench.fire(1);
+    bench.fire(2);
+    bench.fire(0);
     assert_eq!(bench.interrupts(), [0]);
     bench.act(SourceRequest::Unmask, 0, 3).unwrap();
     bench.act(SourceRequest::Unmask, 0, 3).unwrap();
@@ -314,7 +319,7 @@ fn a_masked_source_that_fired_is_delivered_once_after_unmask() {
 fn a_pin_masks_itself_and_is_unmasked_on_the_host() {
     let mut bench = Bench::roomy();
     bench.allocate(some(SECOND, IrqType::Intx, 1, 1)).unwrap();
-    bench.device.fired(SourceId(0));
+    bench.fire(0);
     assert_eq!(bench.interrupts(), [0]);
     bench.log.clear();
     bench.act(SourceRequest::Unmask, 0, 1).unwrap();
@@ -329,8 +334,8 @@ fn a_pin_that_the_host_does_not_unmask_stays_masked_and_can_be_unmasked_later() 
     let mut bench = Bench::roomy();
     bench.allocate(some(FIRST, IrqType::Intx, 1, 1)).unwrap();
     bench.allocate(some(SECOND, IrqType::Intx, 1, 1)).unwrap();
-    bench.device.fired(SourceId(0));
-    bench.device.fired(SourceId(1));
+    bench.fire(0);
+    bench.fire(1);
     assert_eq!(bench.interrupts(), [0, 1]);
     bench.log.clear();
     bench.failures = vec![Some(Failure::Failed)];
@@ -364,7 +369,7 @@ fn a_pin_that_is_not_unmasked_after_a_reset_is_nobodys() {
     assert_eq!(bench.device.reset().len(), 1);
     bench.allocate(some(FIRST, IrqType::Intx, 1, 1)).unwrap();
     let Step::Done(_) = bench.device.pin_unmasked(late, Err(Failure::Failed)) else { panic!() };
-    bench.device.fired(SourceId(0));
+    bench.fire(0);
     assert_eq!(bench.interrupts(), [0], "the new source is not masked");
 }
 
@@ -372,10 +377,10 @@ fn a_pin_that_is_not_unmasked_after_a_reset_is_nobodys() {
 fn freed_sources_say_nothing_any_more() {
     let mut bench = Bench::roomy();
     bench.allocate(some(FIRST, IrqType::Msix, 2, 2)).unwrap();
-    bench.device.fired(SourceId(0));
-    bench.device.fired(SourceId(1));
+    bench.fire(0);
+    bench.fire(1);
     bench.act(SourceRequest::Free, 0, 1).unwrap();
-    bench.device.fired(SourceId(0));
+    bench.fire(0);
     assert_eq!(bench.interrupts(), [1]);
 }
 
@@ -384,10 +389,10 @@ fn lost_sources_are_revoked_and_can_only_be_freed() {
     let mut bench = Bench::roomy();
     bench.allocate(some(FIRST, IrqType::Msix, 2, 2)).unwrap();
     bench.allocate(some(SECOND, IrqType::Msi, 1, 1)).unwrap();
-    bench.device.fired(SourceId(1));
-    bench.device.fired(SourceId(2));
+    bench.fire(1);
+    bench.fire(2);
     bench.device.revoked(FIRST);
-    bench.device.fired(SourceId(0));
+    bench.fire(0);
     assert_eq!(
         bench.events(8),
         [
@@ -410,7 +415,7 @@ fn lost_sources_are_revoked_and_can_only_be_freed() {
 fn a_function_that_is_gone_takes_its_sources_along() {
     let mut bench = Bench::roomy();
     bench.allocate(some(FIRST, IrqType::Msix, 2, 2)).unwrap();
-    bench.device.fired(SourceId(1));
+    bench.fire(1);
     bench.failures = vec![Some(Failure::Gone)];
     assert_eq!(bench.allocate(some(FIRST, IrqType::Msix, 1, 1)), refused(Status::FunctionGone));
     assert_eq!(bench.events(8), [Event::FunctionGone { function: FIRST }]);
@@ -426,7 +431,7 @@ fn sources_are_given_back_when_the_queues_stop_and_a_paused_driver_is_told() {
     let mut bench = Bench::roomy();
     bench.allocate(some(FIRST, IrqType::Msix, 2, 2)).unwrap();
     bench.allocate(some(SECOND, IrqType::Msi, 1, 1)).unwrap();
-    bench.device.fired(SourceId(1));
+    bench.fire(1);
     bench.log.clear();
     for detach in bench.device.stopped() {
         bench.note(&detach);
@@ -524,7 +529,7 @@ fn a_reset_gives_everything_back() {
     let mut bench = Bench::roomy();
     bench.allocate(some(FIRST, IrqType::Msix, 2, 2)).unwrap();
     bench.allocate(some(SECOND, IrqType::Msi, 1, 1)).unwrap();
-    bench.device.fired(SourceId(1));
+    bench.fire(1);
     bench.log.clear();
     for detach in bench.device.reset() {
         bench.note(&detach);
@@ -543,7 +548,7 @@ fn a_function_reset_frees_its_sources_and_no_others() {
     let reset = bench.request(ResetFunction { function: FIRST }.to_wire().as_bytes());
     assert_eq!(reset, [0; 8]);
     assert_eq!(bench.log, ["detach 3 [0, 1], disable"]);
-    bench.device.fired(SourceId(2));
+    bench.fire(2);
     assert_eq!(bench.interrupts(), [2]);
 }
 
@@ -620,4 +625,82 @@ fn of_equally_long_runs_the_first_is_taken() {
     let block = Allocate { layout: Layout::Contiguous, ..some(FIRST, IrqType::Msix, 2, 8) };
     let vectors: Vec<_> = bench.allocate(block).unwrap().into_iter().map(|(_, vector)| vector).collect();
     assert_eq!(vectors, [4, 5, 6]);
+}
+
+/// Two in a second, one at once.
+fn limited() -> (Bench, Instant) {
+    let mut bench = Bench::roomy();
+    bench.device.limit_rate(RateLimit::per_second(std::num::NonZeroU32::new(2).unwrap()));
+    bench.allocate(some(FIRST, IrqType::Msix, 3, 3)).unwrap();
+    (bench, Instant::now())
+}
+
+const HALF: Duration = Duration::from_millis(500);
+
+#[test]
+fn a_source_that_fires_too_often_is_told_later_and_the_others_at_once() {
+    let (mut bench, start) = limited();
+    let fired = |bench: &mut Bench, source| bench.device.fired(SourceId(source), start);
+    assert_eq!(fired(&mut bench, 1), Watch::On);
+    assert_eq!(bench.interrupts(), [1]);
+    assert_eq!((fired(&mut bench, 1), fired(&mut bench, 2)), (Watch::Paused, Watch::On));
+    assert_eq!(bench.interrupts(), [2]);
+    assert_eq!(bench.device.resumes_at(), Some(start + HALF));
+    assert_eq!(bench.device.resumed(start + HALF - Duration::from_nanos(1)), None);
+    assert_eq!(bench.device.resumed(start + HALF), Some(SourceId(1)));
+    assert_eq!(bench.device.resumed(start + HALF), None);
+    assert_eq!(bench.interrupts(), [1]);
+    assert_eq!(bench.device.resumes_at(), None);
+    assert_eq!(bench.device.fired(SourceId(1), start + HALF), Watch::Paused, "that one counted");
+    assert_eq!(bench.device.resumed(start + 2 * HALF), Some(SourceId(1)));
+    assert_eq!(bench.interrupts(), [1]);
+}
+
+#[test]
+fn what_fires_while_its_event_waits_or_is_masked_counts_against_the_limit_too() {
+    let (mut bench, start) = limited();
+    let fired = |bench: &mut Bench, source| bench.device.fired(SourceId(source), start);
+    assert_eq!((fired(&mut bench, 0), fired(&mut bench, 0)), (Watch::On, Watch::Paused));
+    assert_eq!(bench.interrupts(), [0], "the first was in time");
+    assert_eq!(bench.device.resumed(start + HALF), Some(SourceId(0)));
+    assert_eq!(bench.interrupts(), [0; 0], "and the second was merged into it");
+    bench.act(SourceRequest::Mask, 1, 1).unwrap();
+    assert_eq!((fired(&mut bench, 1), fired(&mut bench, 1)), (Watch::On, Watch::Paused));
+    bench.act(SourceRequest::Unmask, 1, 1).unwrap();
+    assert_eq!(bench.interrupts(), [1]);
+}
+
+#[test]
+fn unmasking_does_not_get_around_the_limit() {
+    let (mut bench, start) = limited();
+    let fired = |bench: &mut Bench, source| bench.device.fired(SourceId(source), start);
+    assert_eq!(fired(&mut bench, 0), Watch::On);
+    assert_eq!(bench.interrupts(), [0]);
+    assert_eq!(fired(&mut bench, 0), Watch::Paused);
+    bench.act(SourceRequest::Mask, 0, 1).unwrap();
+    bench.act(SourceRequest::Unmask, 0, 1).unwrap();
+    assert_eq!(bench.interrupts(), [0; 0]);
+    bench.act(SourceRequest::Mask, 0, 1).unwrap();
+    assert_eq!(bench.device.resumed(start + HALF), Some(SourceId(0)));
+    assert_eq!(bench.interrupts(), [0; 0]);
+    bench.act(SourceRequest::Unmask, 0, 1).unwrap();
+    assert_eq!(bench.interrupts(), [0]);
+}
+
+#[test]
+fn a_source_that_ends_while_it_is_held_back_leaves_nothing_behind() {
+    for how in 0..3 {
+        let (mut bench, start) = limited();
+        for source in [0, 0, 1, 1] {
+            let _ = bench.device.fired(SourceId(source), start);
+        }
+        bench.interrupts();
+        match how {
+            0 => bench.act(SourceRequest::Free, 0, 2).unwrap(),
+            1 => bench.device.revoked(FIRST),
+            _ => drop(bench.device.reset()),
+        }
+        assert_eq!(bench.device.resumes_at(), None, "{how}");
+        assert_eq!(bench.device.resumed(start + 9 * HALF), None);
+    }
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The sources that the guest holds, and which of them have something to say.
 
-use std::collections::{BTreeMap, VecDeque};
+use super::limit::{RateLimit, Taken};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
 use virtio_irq_proto::{Event, FunctionId, IrqType, SourceId, SourceRange, Status};
 
 /// How many sources a guest may hold.
@@ -27,6 +29,9 @@ pub(super) struct Sources {
     /// Sources that fired and are not masked, each once, in the order in which they fired: this is what makes
     /// delivery fair.
     ready: VecDeque<SourceId>,
+    limit: Option<RateLimit>,
+    /// Sources that fire too often and are not watched until then.
+    paused: BTreeSet<(Instant, SourceId)>,
     /// Sources that were lost and of which the driver does not know, each once.
     revoked: VecDeque<SourceId>,
     /// Sources that ended without a request's doing, and that the host side does not know of yet.
@@ -50,6 +55,37 @@ struct Slot {
     pending: bool,
     /// Lost: it fires no more.
     revoked: bool,
+    taken: Taken,
+    /// Fires too often and is not watched until then.
+    paused: Option<Instant>,
+    /// Fired when it might not: it is pending, but not before it is watched again.
+    late: bool,
+}
+
+/// What a source that fired wants of whoever watches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Watch {
+    /// To be told when it fires again.
+    On,
+    /// Not to be told so until [`Device::resumed`](super::Device::resumed) gives it: it fires more often than it may.
+    Paused,
+}
+
+impl Slot {
+    fn new(function: FunctionId, irq_type: IrqType, vector: u16) -> Self {
+        Self {
+            function,
+            irq_type,
+            vector,
+            masked: false,
+            pending: false,
+            revoked: false,
+            taken: Taken::default(),
+            paused: None,
+            late: false,
+        }
+    }
 }
 
 impl Sources {
@@ -60,6 +96,8 @@ impl Sources {
             used: 0,
             claims: BTreeMap::new(),
             ready: VecDeque::new(),
+            limit: None,
+            paused: BTreeSet::new(),
             revoked: VecDeque::new(),
             lost: Vec::new(),
         }
@@ -114,8 +152,7 @@ impl Sources {
         let mut ids = (0..self.quota.guest).map(SourceId);
         let mut made = Vec::with_capacity(vectors.len());
         for vector in vectors {
-            let slot =
-                Slot { function, irq_type, vector: *vector, masked: false, pending: false, revoked: false };
+            let slot = Slot::new(function, irq_type, *vector);
             // The lowest free ids: a driver can keep its tables short.
             let Some(id) = ids.find(|id| slot_of(&self.slots, *id).is_none()) else { break };
             let index = index(id);
@@ -141,6 +178,9 @@ impl Sources {
             let Some(slot) = self.slots.get_mut(index(id)).and_then(Option::take) else { continue };
             self.used = self.used.saturating_sub(1);
             forget |= slot.pending || slot.revoked;
+            if let Some(until) = slot.paused {
+                self.paused.remove(&(until, id));
+            }
             if slot.revoked {
                 continue;
             }
@@ -193,17 +233,55 @@ impl Sources {
         }
     }
 
+    pub(super) fn limit(&mut self, limit: RateLimit) {
+        self.limit = Some(limit);
+    }
+
     /// A source fired. One that the driver does not hold any more fired too late, and is ignored.
-    pub(super) fn fired(&mut self, id: SourceId) {
-        if let Some(Some(slot)) = self.slots.get_mut(index(id))
-            && !slot.pending
-            && !slot.revoked
-        {
+    pub(super) fn fired(&mut self, id: SourceId, now: Instant) -> Watch {
+        let Some(Some(slot)) = self.slots.get_mut(index(id)) else { return Watch::On };
+        if slot.revoked {
+            return Watch::On;
+        }
+        // It is limited also while it is masked or pending: each time wakes the device.
+        if let Some(Err(until)) = self.limit.map(|limit| limit.take(&mut slot.taken, now)) {
+            slot.late |= !slot.pending;
+            slot.pending = true;
+            if slot.paused.is_none() {
+                slot.paused = Some(until);
+                self.paused.insert((until, id));
+            }
+            return Watch::Paused;
+        }
+        if !slot.pending {
             slot.pending = true;
             if !slot.masked {
                 self.ready.push_back(id);
             }
         }
+        Watch::On
+    }
+
+    /// When the next source is to be watched again.
+    pub(super) fn resumes_at(&self) -> Option<Instant> {
+        self.paused.first().map(|(until, _)| *until)
+    }
+
+    /// The next source to be watched again, if it is time. What it fired meanwhile is pending.
+    pub(super) fn resume(&mut self, now: Instant) -> Option<SourceId> {
+        let (until, id) = *self.paused.first().filter(|(until, _)| *until <= now)?;
+        self.paused.remove(&(until, id));
+        if let Some(Some(slot)) = self.slots.get_mut(index(id)) {
+            slot.paused = None;
+            if std::mem::take(&mut slot.late) {
+                // It is time, so there is room for it.
+                let _ = self.limit.map(|limit| limit.take(&mut slot.taken, now));
+                if !slot.masked {
+                    self.ready.push_back(id);
+                }
+            }
+        }
+        Some(id)
     }
 
     /// Masks a source; what is pending stays so.
@@ -231,7 +309,9 @@ impl Sources {
             {
                 slot.masked = false;
                 if slot.pending {
-                    self.ready.push_back(id);
+                    if !slot.late {
+                        self.ready.push_back(id);
+                    }
                 } else if slot.irq_type == IrqType::Intx && !slot.revoked {
                     pins.push(slot.function);
                 }
@@ -271,6 +351,10 @@ impl Sources {
             if let Some(Some(slot)) = self.slots.get_mut(index(*id)) {
                 slot.revoked = true;
                 slot.pending = false;
+                slot.late = false;
+                if let Some(until) = slot.paused.take() {
+                    self.paused.remove(&(until, *id));
+                }
                 self.revoked.push_back(*id);
             }
         }

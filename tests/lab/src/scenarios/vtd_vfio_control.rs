@@ -68,9 +68,14 @@ pub(super) const SCENARIO: Scenario = Scenario {
             fails: "devices-of-one-model-are-told-apart",
         },
         Sabotage {
-            name: "msix-by-default",
-            what: "the xhci has MSI-X, which is what its guest's driver would enable, and no block of MSI",
+            name: "no-msi",
+            what: "the xhci has MSI-X only",
             fails: "beside-qemu-the-interrupts-are-ours-until-its-guest-wants-them",
+        },
+        Sabotage {
+            name: "no-daemon",
+            what: "another program is run in the daemon's place",
+            fails: "the-daemon-delivers-sixteen-sources-of-xhci",
         },
     ],
     limit: Duration::from_secs(800),
@@ -83,8 +88,8 @@ fn run(stand: &mut Stand<'_>) -> Result<()> {
     for function in FUNCTIONS {
         match *function {
             function if stand.sabotaged("one-edu") && function.contains("addr=06.0") => {}
-            function if stand.sabotaged("msix-by-default") && function.contains("xhci") => {
-                machine = machine.device("nec-usb-xhci,addr=07.0,intrs=16");
+            function if stand.sabotaged("no-msi") && function.contains("xhci") => {
+                machine = machine.device("nec-usb-xhci,addr=07.0,msi=off,msix=on,intrs=16");
             }
             function => machine = machine.device(function),
         }
@@ -95,7 +100,8 @@ fn run(stand: &mut Stand<'_>) -> Result<()> {
     let host = Host::boot(stand.layout, stand.artifacts, SCENARIO.name, &machine, stand.limit)?;
     let log = host.agent().kernel_log();
     let program = tests.to_string_lossy().into_owned();
-    let daemon = format!("VHOST_DEVICE_IRQ={}", payload("vhost-device-irq"));
+    let daemon = if stand.sabotaged("no-daemon") { "/bin/true".to_owned() } else { payload("vhost-device-irq") };
+    let daemon = format!("VHOST_DEVICE_IRQ={daemon}");
     let mut names = Vec::new();
     stand.report.check(LISTED, &log, || {
         let listed = host.agent().run(&[&program, "--list", "--ignored", "--format", "terse"])?;
