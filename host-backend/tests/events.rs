@@ -415,11 +415,8 @@ fn a_storm_is_held_to_its_limit_and_holds_nobody_else_up() {
         });
         while began.elapsed() < Duration::from_millis(600) {
             host.functions[0].fire(0);
-            loop {
-                match next(&mut vm) {
-                    0 => storms += 1,
-                    _ => break,
-                }
+            while next(&mut vm) == 0 {
+                storms += 1;
             }
             others += 1;
             std::thread::sleep(Duration::from_millis(30));

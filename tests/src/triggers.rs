@@ -46,8 +46,8 @@ impl Triggers {
     }
 }
 
-/// What the daemon's epoll instance of sources watches: descriptors, and the numbers that go with them. It is the one
-/// instance that another one watches.
+/// What the daemon's epoll instance of sources watches: descriptors, and the numbers that go with them. It is the first of
+/// those that the worker's instance watches.
 fn deliveries(process: u32) -> io::Result<Vec<(i32, u64)>> {
     let process = Path::new("/proc").join(process.to_string());
     let mut instances = BTreeMap::new();
@@ -62,8 +62,9 @@ fn deliveries(process: u32) -> io::Result<Vec<(i32, u64)>> {
             instances.insert(fd, info.lines().filter_map(watched).collect::<Vec<_>>());
         }
     }
-    let inner = instances.values().flatten().find_map(|(fd, _)| instances.get(fd)).cloned();
-    inner.ok_or_else(|| io::Error::other("the process watches no sources"))
+    let nested = instances.values().flatten().filter(|(fd, _)| instances.contains_key(fd));
+    let sources = nested.min_by_key(|(_, id)| *id).and_then(|(fd, _)| instances.get(fd)).cloned();
+    sources.ok_or_else(|| io::Error::other("the process watches no sources"))
 }
 
 /// `tfd: 9 events: 80000001 data: 100000003 ...`, see `ep_show_fdinfo` in Linux' `fs/eventpoll.c`.

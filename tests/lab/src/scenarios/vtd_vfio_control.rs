@@ -100,7 +100,8 @@ fn run(stand: &mut Stand<'_>) -> Result<()> {
     let host = Host::boot(stand.layout, stand.artifacts, SCENARIO.name, &machine, stand.limit)?;
     let log = host.agent().kernel_log();
     let program = tests.to_string_lossy().into_owned();
-    let daemon = if stand.sabotaged("no-daemon") { "/bin/true".to_owned() } else { payload("vhost-device-irq") };
+    let daemon =
+        if stand.sabotaged("no-daemon") { "/bin/true".to_owned() } else { payload("vhost-device-irq") };
     let daemon = format!("VHOST_DEVICE_IRQ={daemon}");
     let mut names = Vec::new();
     stand.report.check(LISTED, &log, || {
