@@ -136,7 +136,7 @@ fn forget(epoll: &OwnedFd, state: &mut State, function: FunctionId) {
     }
 }
 
-/// Readable while there is something that [`Lookout::occasion`] did not give yet.
+/// Readable while there is something that [`Bridge::look_after`](crate::bridge::Bridge::look_after) did not look after yet.
 impl AsFd for Lookout {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
