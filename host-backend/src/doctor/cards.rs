@@ -10,8 +10,8 @@ pub(super) struct Card {
     device: u16,
     /// What it is sold as, for systems without a database of PCI ids.
     pub(super) name: &'static str,
-    /// The Linux driver that a guest uses.
-    pub(super) driver: &'static str,
+    /// Functions that its Linux driver has only if it asks virtio-irq, by the patches of this project.
+    pub(super) asks: &'static [&'static str],
     /// Whether it has a function-level reset.
     pub(super) resets: bool,
     /// What somebody who assigns it should know.
@@ -27,7 +27,7 @@ const CARDS: &[Card] = &[
         vendor: QUALCOMM,
         device: 0x1101,
         name: "Qualcomm QCA6390 Wi-Fi 6",
-        driver: "ath11k_pci",
+        asks: &["ath11k_pci_virtio_irq_get", "ath11k_pci_update_msi"],
         resets: true,
         known: "its rings write MSI messages that the driver copied: the guest needs virtio-irq and the patched ath11k",
     },
@@ -35,7 +35,7 @@ const CARDS: &[Card] = &[
         vendor: QUALCOMM,
         device: 0x1103,
         name: "Qualcomm WCN6855 (QCNFA765) Wi-Fi 6E",
-        driver: "ath11k_pci",
+        asks: &["ath11k_pci_virtio_irq_get", "ath11k_pci_update_msi"],
         resets: false,
         known: "its rings write MSI messages that the driver copied: the guest needs virtio-irq and the patched \
                 ath11k. It asks for 32 vectors and runs with 1. It has no function-level reset: after a crash of the \
@@ -45,7 +45,7 @@ const CARDS: &[Card] = &[
         vendor: QUALCOMM,
         device: 0x1104,
         name: "Qualcomm QCN9074 Wi-Fi 6E",
-        driver: "ath11k_pci",
+        asks: &["ath11k_pci_virtio_irq_get", "ath11k_pci_update_msi"],
         resets: true,
         known: "its rings write MSI messages that the driver copied: the guest needs virtio-irq and the patched \
                 ath11k. It asks for 16 vectors and runs with 1",
@@ -54,7 +54,7 @@ const CARDS: &[Card] = &[
         vendor: QUALCOMM,
         device: 0x1107,
         name: "Qualcomm WCN7850 Wi-Fi 7",
-        driver: "ath12k_pci",
+        asks: &["ath12k_pci_virtio_irq_get", "ath12k_pci_update_msi"],
         resets: false,
         known: "its rings write MSI messages that the driver copied: the guest needs virtio-irq and the patched \
                 ath12k. It asks for 16 vectors and runs with 1. It has no function-level reset: after a crash of the \
@@ -64,7 +64,7 @@ const CARDS: &[Card] = &[
         vendor: QUALCOMM,
         device: 0x1109,
         name: "Qualcomm QCN9274 Wi-Fi 7",
-        driver: "ath12k_pci",
+        asks: &["ath12k_pci_virtio_irq_get", "ath12k_pci_update_msi"],
         resets: true,
         known: "its rings write MSI messages that the driver copied: the guest needs virtio-irq and the patched \
                 ath12k. It asks for 16 vectors and runs with 1",
@@ -73,7 +73,7 @@ const CARDS: &[Card] = &[
         vendor: 0x1234,
         device: 0x11e8,
         name: "QEMU's educational device",
-        driver: "virtio_irq_edu",
+        asks: &["edu_host_message"],
         resets: true,
         known: "a device for trying things: its DMA engine can write an MSI message, and the sample driver lets it",
     },

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The same from inside of a guest.
 
+use super::cards::Card;
 use super::kernel_log::Line;
 use super::report::{Facts, Finding, Mark, Subject, Verdict};
 use super::{Tree, cards, names, symptoms};
@@ -11,9 +12,6 @@ use virtio_irq_proto::{DEVICE_ID, PciAddress};
 /// The module of the guest's kernel.
 const MODULE: &str = "sys/module/virtio_irq";
 const DRIVER: &str = "sys/bus/virtio/drivers/virtio_irq";
-
-/// What the patches add to ath11k_pci and ath12k_pci, as the kernel's table of symbols names it.
-const PATCHED: &[&str] = &["_virtio_irq_get", "_update_msi", "_resume_msi"];
 
 /// The guest itself: device and module.
 pub(super) fn machine(tree: &Tree) -> Subject {
@@ -83,12 +81,12 @@ pub(super) fn function(tree: &Tree, address: PciAddress, floor: Verdict, log: Op
     match survey.driver.as_deref() {
         None => {
             facts.add(Mark::Poor, "driver", "none", json!(null));
-            let module = card.map_or("the function's driver", |card| card.driver);
-            findings.push(Finding::remedy("no driver has it", format!("modprobe {module}")));
+            let command = format!("modprobe $(cat /sys/bus/pci/devices/{name}/modalias)");
+            findings.push(Finding::remedy("no driver has it", command));
         }
         Some(driver) => {
             facts.add(Mark::Good, "driver", driver, json!(driver));
-            asks(tree, driver, &mut facts, &mut findings);
+            asks(tree, driver, card, &mut facts, &mut findings);
         }
     }
     if let Some(lines) = log {
@@ -100,31 +98,41 @@ pub(super) fn function(tree: &Tree, address: PciAddress, floor: Verdict, log: Op
     Subject::new(&name, &title, facts, findings, floor)
 }
 
-/// Whether the driver asks virtio-irq: it uses the module's symbols, or has the functions that the patches add.
-fn asks(tree: &Tree, driver: &str, facts: &mut Facts, findings: &mut Vec<Finding>) {
-    let module = tree
-        .link(&format!("sys/bus/pci/drivers/{driver}/module"))
-        .unwrap_or_else(|| driver.replace('-', "_"));
-    let holds = tree.exists(&format!("{MODULE}/holders/{module}"));
-    let tag = format!("[{module}]");
+/// Whether the driver asks virtio-irq: it holds the module, or has the functions that the patches add to it. A driver that looks
+/// the module's symbols up when it needs them leaves no other trace.
+fn asks(tree: &Tree, driver: &str, card: Option<&Card>, facts: &mut Facts, findings: &mut Vec<Finding>) {
+    let link = tree.link(&format!("sys/bus/pci/drivers/{driver}/module"));
+    let module = link.unwrap_or_else(|| driver.replace('-', "_"));
     let symbols = tree.text("proc/kallsyms").unwrap_or_default();
-    let patched = symbols.lines().any(|line| {
-        line.ends_with(&tag)
-            && PATCHED
-                .iter()
-                .any(|name| line.split_whitespace().nth(2).is_some_and(|symbol| symbol.ends_with(name)))
-    });
-    if holds || patched {
-        facts.add(Mark::Good, "asks virtio-irq", "yes", json!(true));
-        return;
+    let tag = format!("[{module}]");
+    let telling = card.map_or(&[][..], |card| card.asks);
+    // Address, type, name, and the module behind a tab. Which module of a driver has the function differs from one
+    // kernel to the next, and the compiler may have given a copy of it another ending.
+    let is_telling = |line: &str| {
+        let name = line.split_whitespace().nth(2).and_then(|name| name.split('.').next());
+        name.is_some_and(|name| telling.contains(&name))
+    };
+    if tree.exists(&format!("{MODULE}/holders/{module}")) || symbols.lines().any(is_telling) {
+        return facts.add(Mark::Good, "asks virtio-irq", "yes", json!(true));
+    }
+    let is_listed = symbols.lines().any(|line| line.ends_with(&tag));
+    if telling.is_empty() || !is_listed {
+        return facts.add(
+            Mark::Neutral,
+            "asks virtio-irq",
+            "not known: it leaves no trace if it does",
+            json!(null),
+        );
     }
     facts.add(Mark::Poor, "asks virtio-irq", "no", json!(false));
     findings.push(Finding::remedy(
         format!(
-            "{driver} programs the message that this guest sees, which is not the host's: use one that asks virtio-irq \
-             (patches are in guest-driver/linux/patches)"
+            "{driver} programs the message that this guest sees, which is not the host's: build the patched one \
+             (guest-driver/linux/patches) and load it in its place"
         ),
-        format!("make -C /lib/modules/$(uname -r)/build M=$PWD modules && rmmod {module}; insmod ./{module}.ko"),
+        format!(
+            "guest-driver/linux/patches/build.sh -o /tmp/patched && rmmod {module} && insmod /tmp/patched/*/modules/{module}.ko"
+        ),
     ));
 }
 

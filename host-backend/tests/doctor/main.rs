@@ -71,6 +71,13 @@ fn a_laptop_whose_guest_lacks_virtio_irq() {
 }
 
 #[test]
+fn the_emulated_host_of_the_lab() {
+    let report = says("lab-vtd", &[], 0);
+    assert_eq!(report["functions"][0]["facts"]["enabled"][0]["address"], 0xfee0_02b8_u32);
+    assert_eq!(report["functions"][0]["facts"]["held open by"]["holders"][0]["name"], "qemu-system-x86");
+}
+
+#[test]
 fn a_desktop_that_has_to_be_prepared() {
     let report = says("amd-desktop", &[], 3);
     assert_eq!(

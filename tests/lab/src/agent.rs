@@ -195,13 +195,24 @@ impl Agent {
     ///
     /// As [`Agent::read`], and [`Error::Unexpected`] with the program's words if it fails.
     pub fn run(&self, argv: &[&str]) -> Result<String> {
-        let operation = Operation::Run { argv: argv.iter().map(|&word| word.to_owned()).collect() };
-        match self.call(operation, PATIENCE)? {
-            Answer::Ran { end: End::Code(0), output, .. } => Ok(output),
-            Answer::Ran { end, error, .. } => {
+        match self.judge(argv)? {
+            (End::Code(0), output, _) => Ok(output),
+            (end, _, error) => {
                 let message = format!("{}: {}: {end}: {}", self.machine, argv.join(" "), error.trim_end());
                 Err(Error::Unexpected(message))
             }
+        }
+    }
+
+    /// Runs a short program to its end, good or bad: how it ended, its output and its standard error.
+    ///
+    /// # Errors
+    ///
+    /// If it does not start, or the machine is gone.
+    pub fn judge(&self, argv: &[&str]) -> Result<(End, String, String)> {
+        let operation = Operation::Run { argv: argv.iter().map(|&word| word.to_owned()).collect() };
+        match self.call(operation, PATIENCE)? {
+            Answer::Ran { end, output, error } => Ok((end, output, error)),
             answer => self.unexpected(&answer),
         }
     }

@@ -65,7 +65,8 @@ impl Host {
         let images = Layout::images(name);
         let payload = [modules.as_slice(), std::slice::from_ref(&artifacts.daemon)].concat();
         initramfs::write(&layout.outside(&images.join(HOST_IMAGE)), &artifacts.agent, &payload)?;
-        let payload = [artifacts.driver.clone(), artifacts.edu.clone()];
+        // The daemon's program is also the doctor that looks at a guest from inside.
+        let payload = [artifacts.driver.clone(), artifacts.edu.clone(), artifacts.daemon.clone()];
         initramfs::write(&layout.outside(&images.join(GUEST_IMAGE)), &artifacts.agent, &payload)?;
 
         let pairs: std::io::Result<Vec<_>> = (0..=machine.channels()).map(|_| UnixStream::pair()).collect();

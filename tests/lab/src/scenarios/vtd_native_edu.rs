@@ -5,6 +5,7 @@
 //! QEMU's edu device writes any bytes to any address by its DMA engine, and an MSI is such a write. So edu is a device that
 //! keeps its message in registers of its own, like the Wi-Fi cards that virtio-irq is for.
 
+use super::doctor;
 use super::edu::Edu;
 use super::{Sabotage, Scenario, Stand};
 use crate::agent::Agent;
@@ -56,10 +57,13 @@ pub(super) const SCENARIO: Scenario = Scenario {
     summary: "a guest gets its real MSI pair: VT-d, vfio-pci, KVM, the kernel module and QEMU's edu device",
     checks: &[
         "host-remaps-interrupts",
+        "doctor-says-works",
         "no-device-no-answer",
         "guest-pair-is-fiction",
         "guest-pair-runs-no-handler",
         "guest-pair-ends-in-the-host",
+        "doctor-sees-the-pair",
+        "doctor-in-the-guest",
         "told-pair-is-the-hosts",
         "each-interrupt-runs-the-handler-once",
         "refused-before-enable",
@@ -79,6 +83,21 @@ pub(super) const SCENARIO: Scenario = Scenario {
             name: "no-remapping",
             what: "the host's kernel is told to leave interrupt remapping off",
             fails: "host-remaps-interrupts",
+        },
+        Sabotage {
+            name: "nothing-to-remap",
+            what: "the host's kernel leaves interrupt remapping off, and the doctor has to say so",
+            fails: "doctor-says-works",
+        },
+        Sabotage {
+            name: "doctor-too-early",
+            what: "the doctor looks at the guest's pair after the guest gave its vector back",
+            fails: "doctor-sees-the-pair",
+        },
+        Sabotage {
+            name: "doctor-sees-no-driver",
+            what: "the guest's module is unbound from the device while the doctor looks at it from inside",
+            fails: "doctor-in-the-guest",
         },
         Sabotage {
             name: "device-too-early",
@@ -162,7 +181,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 fn run(stand: &mut Stand<'_>) -> Result<()> {
     let mut machine = Machine::vtd().device("edu,addr=05.0,dma_mask=0xffffffff");
-    if stand.sabotaged("no-remapping") {
+    if stand.sabotaged("no-remapping") || stand.sabotaged("nothing-to-remap") {
         machine = machine.argument("intremap=off");
     }
     let host = Host::boot(stand.layout, stand.artifacts, SCENARIO.name, &machine, stand.limit)?;
@@ -175,6 +194,9 @@ fn run(stand: &mut Stand<'_>) -> Result<()> {
 
 fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     host_is_fit(stand.report, host)?;
+    stand.report.check("doctor-says-works", &host.agent().kernel_log(), || {
+        doctor::examine(host.agent(), &[FUNCTION])?.works()
+    })?;
     if stand.sabotaged("device-too-early") {
         let early = start_daemon(host, FUNCTION)?;
         without_virtio_irq(stand, host, guest_with_device(host)?)?;
@@ -260,6 +282,7 @@ fn without_virtio_irq(stand: &mut Stand<'_>, host: &Host, description: Guest) ->
 fn with_virtio_irq(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     let guest = start_guest(host, "qemu-with", &guest_with_device(host)?)?;
     let log = guest.agent().kernel_log();
+    doctor_looks(stand, host, &guest)?;
     pair_is_told(stand, host, &guest)?;
     enabling_again(stand, host, &guest)?;
     driver_comes_and_goes(stand, host, &guest)?;
@@ -288,6 +311,41 @@ fn with_virtio_irq(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
         expect(starts == planned && trouble.is_empty(), seen)
     })?;
     power_off(guest)
+}
+
+/// The doctor on the host names the guest's QEMU and the pair; the one in the guest finds the device and who asks it.
+fn doctor_looks(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
+    let edu = Edu::new(guest.agent(), GUEST_FUNCTION);
+    let early = stand.sabotaged("doctor-too-early");
+    stand.report.check("doctor-sees-the-pair", &host.agent().kernel_log(), || {
+        if early {
+            edu.enable_msi(false)?;
+        }
+        let found = doctor::examine(host.agent(), &[FUNCTION]);
+        if early {
+            edu.enable_msi(true)?;
+        }
+        let pair = host.msi(FUNCTION)?.pair;
+        found?.sees(pair, "qemu-system-x86")
+    })?;
+    let driver = "/sys/bus/virtio/drivers/virtio_irq";
+    let unbound = stand.sabotaged("doctor-sees-no-driver");
+    let device = guest
+        .agent()
+        .list(driver)?
+        .into_iter()
+        .find(|name| name.starts_with("virtio") && name != "virtio_irq");
+    stand.report.check("doctor-in-the-guest", &guest.agent().kernel_log(), || {
+        let device = device.unwrap_or_default();
+        if unbound {
+            guest.agent().write(&format!("{driver}/unbind"), &device)?;
+        }
+        let found = doctor::examine(guest.agent(), &["--guest", GUEST_FUNCTION]);
+        if unbound {
+            guest.agent().write(&format!("{driver}/bind"), &device)?;
+        }
+        found?.works()
+    })
 }
 
 fn pair_is_told(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
