@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Workspace tasks: demo, test, lab and bench.
+//! Workspace tasks: demo, test, lab, bench and dist.
 
 #![forbid(unsafe_code)]
 
 mod bench;
 mod demo;
+mod dist;
 mod lab;
 mod simulated;
 mod table;
@@ -40,6 +41,12 @@ enum Task {
     ///
     /// Takes about a minute. Writes target/bench/results.json and docs/bench.md.
     Bench,
+    /// Writes what packagers install to target/dist: man pages, completions, the module's source, a Debian package
+    Dist {
+        /// Leaves the Debian package out, which wants a release build
+        #[arg(long)]
+        no_package: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -50,6 +57,7 @@ fn main() -> ExitCode {
         Task::Lab(options) => lab::run(&root, &options),
         Task::Test => test::run(&root),
         Task::Bench => bench::run(&root),
+        Task::Dist { no_package } => dist::run(&root, !no_package),
     }
 }
 

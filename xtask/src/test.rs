@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask test`: everything that a change must pass, in the order in which it is quickest to fail.
 
-use crate::lab;
+use crate::{dist, lab};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -33,6 +33,11 @@ const STAGES: &[Stage] = &[
     Stage { name: "licences", what: "cargo deny: licences, bans and sources", run: licences },
     Stage { name: "docs", what: "rustdoc, warnings are errors", run: docs },
     Stage { name: "tests", what: "unit and integration tests", run: tests },
+    Stage {
+        name: "dist",
+        what: "man pages, completions, units and the libvirt domain, by their readers",
+        run: dist::check,
+    },
     Stage { name: "demo", what: "the simulated demonstration", run: demo },
     Stage { name: "lab", what: "all scenarios on emulated machines", run: lab::test_all },
 ];

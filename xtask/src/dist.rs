@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask dist`: what packagers install: man pages and completions from the command line's own description, units,
+//! examples, the module's source, and a Debian package of it all.
+
+use crate::test::Outcome;
+use clap::CommandFactory;
+use clap_complete::Shell;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use vhost_device_irq::cli::Cli;
+
+/// Where everything goes, below the workspace's root.
+const DIST: &str = "target/dist";
+
+/// What is kept in the repository for packages.
+const KEPT: &str = "host-backend/dist";
+
+/// What the guest's module is built from.
+const MODULE_SOURCES: &[&str] =
+    &["Cargo.toml", "LICENSES", "proto", "guest-driver/core", "guest-driver/linux", "spec"];
+
+pub(crate) fn run(root: &Path, package: bool) -> ExitCode {
+    let outcome = match check(root) {
+        failed @ Outcome::Failed(_) => failed,
+        checked => {
+            if let Outcome::NotRun(missing) = checked {
+                eprintln!("cargo xtask dist: {missing}");
+            }
+            if package { debian_package(root) } else { Outcome::Passed }
+        }
+    };
+    match outcome {
+        Outcome::Passed => ExitCode::SUCCESS,
+        Outcome::Failed(why) | Outcome::NotRun(why) => {
+            eprintln!("cargo xtask dist: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that is for packages, written and checked by the programs that will read it; a stage of `cargo xtask test`.
+pub(crate) fn check(root: &Path) -> Outcome {
+    if let Err(error) = write(root) {
+        return Outcome::Failed(format!("cannot write to {DIST}: {error}"));
+    }
+    let mut missing = Vec::new();
+    for check in [man_pages, completions, libvirt_domain, units] {
+        match check(root) {
+            Outcome::Passed => {}
+            Outcome::NotRun(what) => missing.push(what),
+            failed @ Outcome::Failed(_) => return failed,
+        }
+    }
+    if missing.is_empty() { Outcome::Passed } else { Outcome::NotRun(missing.join("; ")) }
+}
+
+fn write(root: &Path) -> io::Result<()> {
+    let dist = root.join(DIST);
+    if dist.exists() {
+        fs::remove_dir_all(&dist)?;
+    }
+    let (man, completions) = (dist.join("man"), dist.join("completions"));
+    fs::create_dir_all(&man)?;
+    fs::create_dir_all(&completions)?;
+    clap_mangen::generate_to(Cli::command(), &man)?;
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        clap_complete::generate_to(shell, &mut Cli::command(), "vhost-device-irq", &completions)?;
+    }
+    module_source(root, &dist.join("module"))?;
+    println!("man pages, completions and the module's source are in {DIST}");
+    Ok(())
+}
+
+/// The tracked files that the module is built from, laid out as in the repository, with dkms.conf where DKMS looks for it.
+fn module_source(root: &Path, to: &Path) -> io::Result<()> {
+    let listed =
+        Command::new("git").current_dir(root).args(["ls-files", "-z", "--"]).args(MODULE_SOURCES).output()?;
+    if !listed.status.success() {
+        return Err(io::Error::other(String::from_utf8_lossy(&listed.stderr).into_owned()));
+    }
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    for path in listed.split_terminator('\0') {
+        let target = to.join(path);
+        fs::create_dir_all(target.parent().unwrap_or(to))?;
+        fs::copy(root.join(path), target)?;
+    }
+    let configuration = to.join("guest-driver/linux/dkms.conf");
+    if configuration.exists() {
+        fs::copy(configuration, to.join("dkms.conf"))?;
+    }
+    Ok(())
+}
+
+/// cargo-deb, under target/tools as cargo-deny is.
+fn debian_package(root: &Path) -> Outcome {
+    let tools = root.join("target/tools");
+    let installed = tools.join("bin/cargo-deb");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    if !installed.exists() {
+        println!("installing cargo-deb under target/tools (about 2 minutes, once)");
+        let mut install = Command::new(&cargo);
+        install.current_dir(root).args(["install", "cargo-deb", "--locked", "--quiet", "--root"]).arg(&tools);
+        if let failed @ (Outcome::Failed(_) | Outcome::NotRun(_)) = finish(install) {
+            return failed;
+        }
+    }
+    let mut package = Command::new(installed);
+    package
+        .current_dir(root)
+        .args(["--package", "vhost-device-irq", "--locked", "--output"])
+        .arg(root.join(DIST));
+    finish(package)
+}
+
+/// mandoc is stricter than man.
+fn man_pages(root: &Path) -> Outcome {
+    let mut lint = Command::new("mandoc");
+    lint.args(["-T", "lint", "-W", "error"]).args(files(&root.join(DIST).join("man")));
+    finish(lint)
+}
+
+/// Each shell reads its own.
+fn completions(root: &Path) -> Outcome {
+    let mut bash = Command::new("bash");
+    bash.arg("-n").arg(root.join(DIST).join("completions/vhost-device-irq.bash"));
+    finish(bash)
+}
+
+fn libvirt_domain(root: &Path) -> Outcome {
+    let mut validate = Command::new("virt-xml-validate");
+    validate.arg(root.join(KEPT).join("libvirt-domain.xml"));
+    finish(validate)
+}
+
+/// systemd reads the units as an instance, whose program is one that is there.
+fn units(root: &Path) -> Outcome {
+    let instance = || -> io::Result<Vec<PathBuf>> {
+        let directory = root.join(DIST).join("units");
+        fs::create_dir_all(&directory)?;
+        let mut units = Vec::new();
+        for kind in ["service", "socket"] {
+            let unit = fs::read_to_string(root.join(KEPT).join(format!("vhost-device-irq@.{kind}")))?;
+            for name in [format!("vhost-device-irq@.{kind}"), format!("vhost-device-irq@vm.{kind}")] {
+                fs::write(directory.join(&name), unit.replace("/usr/bin/vhost-device-irq", "/bin/true"))?;
+            }
+            units.push(directory.join(format!("vhost-device-irq@vm.{kind}")));
+        }
+        Ok(units)
+    };
+    let units = match instance() {
+        Ok(units) => units,
+        Err(error) => return Outcome::Failed(format!("cannot lay out the units: {error}")),
+    };
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["verify", "--man=no"]).args(&units);
+    // Its exit code does not tell of settings that it ignores.
+    match verify.output() {
+        Ok(output) if output.status.success() && output.stderr.is_empty() => Outcome::Passed,
+        Ok(output) => Outcome::Failed(format!("{verify:?}: {}", String::from_utf8_lossy(&output.stderr))),
+        Err(error) => missing(&verify, &error),
+    }
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+fn finish(mut command: Command) -> Outcome {
+    match command.status() {
+        Ok(status) if status.success() => Outcome::Passed,
+        Ok(status) => Outcome::Failed(format!("{command:?}: {status}")),
+        Err(error) => missing(&command, &error),
+    }
+}
+
+fn missing(command: &Command, error: &io::Error) -> Outcome {
+    let program = command.get_program().to_string_lossy();
+    if error.kind() == io::ErrorKind::NotFound {
+        let untested = match &*program {
+            "mandoc" => "the man pages (apt install mandoc)",
+            "virt-xml-validate" => "the libvirt domain (apt install libvirt-clients libxml2-utils)",
+            "systemd-analyze" => "the units (systemd)",
+            _ => "a file for packages",
+        };
+        return Outcome::NotRun(format!("there is no {program}; untested: {untested}"));
+    }
+    Outcome::Failed(format!("{program}: {error}"))
+}
