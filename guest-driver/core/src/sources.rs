@@ -48,11 +48,12 @@ pub enum Verdict {
     Changed(FunctionId, VectorRange),
     /// The function is gone, and none of its sources is held any more (IRQ-DRV-29).
     Gone(FunctionId),
-    /// The driver holds no source of this id and function. Unless all replies that the device has returned are processed,
-    /// process them and ask again; otherwise ignore the event (IRQ-DRV-39, IRQ-DRV-40).
-    Unknown,
+    /// What it means can depend on a reply that the device has returned and the driver has not processed: it may give the
+    /// source that this event is about, or give sources of a function that is gone. Process all replies that the device
+    /// has returned, then take the event with [`Sources::event_after_replies`] (IRQ-DRV-39).
+    AfterReplies,
     /// Nothing to do now: the source is masked, which keeps an interrupt until it is unmasked; it is being freed; or
-    /// no source can have that id.
+    /// the driver holds none of this id and function (IRQ-DRV-40).
     Nothing,
 }
 
@@ -99,7 +100,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Sources<S> {
     }
 
     /// Takes the reply to an allocation. What it gives is held from now on and told to `sink`, in the order of the
-    /// vectors.
+    /// vectors. Of several allocations the replies have to be given in the order in which the device returned them.
     ///
     /// # Errors
     /// Those of [`Allocation::reply`]; [`ReplyError::Malformed`] also for an id that the driver holds already. After a
@@ -146,26 +147,40 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Sources<S> {
     /// What an event means. Events have to be given in the order in which the device returned them.
     pub fn event(&mut self, event: Event) -> Verdict {
         match event {
-            Event::Interrupt { function, source } => match self.of_function(function, source) {
-                Ok(held) if held.revoked => Verdict::Nothing,
-                Ok(held) if held.masked => {
+            Event::FunctionGone { .. } => Verdict::AfterReplies,
+            Event::Interrupt { function, source } | Event::SourceRevoked { function, source }
+                if self.may_come(function, source) =>
+            {
+                Verdict::AfterReplies
+            }
+            _ => self.event_after_replies(event),
+        }
+    }
+
+    /// What an event means to a driver that has processed all replies that the device has returned by now. It never
+    /// answers [`Verdict::AfterReplies`].
+    pub fn event_after_replies(&mut self, event: Event) -> Verdict {
+        match event {
+            Event::Interrupt { function, source } => match self.listened(function, source) {
+                None => Verdict::Nothing,
+                Some(held) if held.revoked => Verdict::Nothing,
+                Some(held) if held.masked => {
                     held.kept = true;
                     Verdict::Nothing
                 }
-                Ok(held) => {
+                Some(held) => {
                     held.masked = held.level;
                     Verdict::Fired(source)
                 }
-                Err(verdict) => verdict,
             },
-            Event::SourceRevoked { function, source } => match self.of_function(function, source) {
-                Ok(held) if held.revoked => Verdict::Nothing,
-                Ok(held) => {
+            Event::SourceRevoked { function, source } => match self.listened(function, source) {
+                None => Verdict::Nothing,
+                Some(held) if held.revoked => Verdict::Nothing,
+                Some(held) => {
                     held.revoked = true;
                     held.kept = false;
                     Verdict::Revoked(source)
                 }
-                Err(verdict) => verdict,
             },
             Event::MessageChanged { function, vectors } => Verdict::Changed(function, vectors),
             Event::FunctionGone { function } => {
@@ -262,21 +277,17 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Sources<S> {
         self.slots.as_ref().get(index(id)).and_then(|slot| slot.0.as_ref())
     }
 
+    /// Whether a reply can give this source that the driver has not seen. A source of this id of another function says
+    /// nothing: that one can be gone, and the id given out again.
+    fn may_come(&self, function: FunctionId, id: SourceId) -> bool {
+        let slot = self.slots.as_ref().get(index(id));
+        slot.is_some_and(|slot| slot.0.is_none_or(|held| held.function != function))
+    }
+
     /// The source that an event of `function` names, if it is one that the driver listens to.
-    fn of_function(&mut self, function: FunctionId, id: SourceId) -> Result<&mut Held, Verdict> {
-        match self.slots.as_mut().get_mut(index(id)).map(|slot| &mut slot.0) {
-            Some(Some(held)) if held.function == function => {
-                if held.leaving {
-                    Err(Verdict::Nothing)
-                } else {
-                    Ok(held)
-                }
-            }
-            // Of another function: that one can be gone, and the id given out again.
-            Some(_) => Err(Verdict::Unknown),
-            // No reply gives such an id.
-            None => Err(Verdict::Nothing),
-        }
+    fn listened(&mut self, function: FunctionId, id: SourceId) -> Option<&mut Held> {
+        let held = self.slots.as_mut().get_mut(index(id))?.0.as_mut()?;
+        (held.function == function && !held.leaving).then_some(held)
     }
 
     fn each(&mut self, sources: SourceRange, mut with: impl FnMut(SourceId, &mut Held)) {
@@ -388,19 +399,27 @@ mod tests {
     }
 
     fn fire(sources: &mut Sources<[Slot; 9]>, function: u16, source: u32) -> Verdict {
-        sources.event(Event::Interrupt { function: FunctionId(function), source: SourceId(source) })
+        // A verdict that waits for replies is none of an event that has come after them.
+        let mut later = sources.clone();
+        let event = Event::Interrupt { function: FunctionId(function), source: SourceId(source) };
+        let verdict = sources.event(event);
+        match later.event_after_replies(event) {
+            Verdict::Nothing => {}
+            same => assert_eq!(same, verdict),
+        }
+        verdict
     }
 
     #[test]
     fn an_interrupt_is_one_of_a_source_that_is_held_of_that_function() {
         let mut sources = table();
-        assert_eq!(fire(&mut sources, 4, 3), Verdict::Unknown, "the reply may not have been seen yet");
+        assert_eq!(fire(&mut sources, 4, 3), Verdict::AfterReplies, "the reply may not have been seen yet");
         let given = give(&mut sources, 4, IrqType::Msi, &[3, 7]).unwrap();
         assert_eq!(given, [Given::Source(source(3, 0)), Given::Source(source(7, 1))]);
         assert_eq!(fire(&mut sources, 4, 3), Verdict::Fired(SourceId(3)));
         assert_eq!(fire(&mut sources, 4, 3), Verdict::Fired(SourceId(3)));
-        assert_eq!(fire(&mut sources, 5, 3), Verdict::Unknown);
-        assert_eq!(fire(&mut sources, 4, 4), Verdict::Unknown);
+        assert_eq!(fire(&mut sources, 5, 3), Verdict::AfterReplies);
+        assert_eq!(fire(&mut sources, 4, 4), Verdict::AfterReplies);
         assert_eq!(fire(&mut sources, 4, 9), Verdict::Nothing, "no reply can give this id");
         assert_eq!(fire(&mut sources, 4, u32::MAX), Verdict::Nothing);
     }
@@ -474,7 +493,7 @@ mod tests {
         sources.leave(range(1, 2)).unwrap();
         sources.freed(range(1, 2));
         assert!(sources.must_drain(), "a record of them may still be in a buffer");
-        assert_eq!(fire(&mut sources, 4, 1), Verdict::Unknown);
+        assert_eq!(fire(&mut sources, 4, 1), Verdict::AfterReplies);
         sources.drained();
         assert!(!sources.must_drain());
     }
@@ -499,10 +518,11 @@ mod tests {
         let mut sources = table();
         give(&mut sources, 4, IrqType::Msi, &[0, 2]).unwrap();
         give(&mut sources, 5, IrqType::Msi, &[1]).unwrap();
-        assert_eq!(
-            sources.event(Event::FunctionGone { function: FunctionId(4) }),
-            Verdict::Gone(FunctionId(4))
-        );
+        let gone = Event::FunctionGone { function: FunctionId(4) };
+        assert_eq!(sources.event(gone), Verdict::AfterReplies);
+        // The reply was returned before the function left, and nobody has looked at it yet.
+        give(&mut sources, 4, IrqType::Msi, &[3]).unwrap();
+        assert_eq!(sources.event_after_replies(gone), Verdict::Gone(FunctionId(4)));
         assert_eq!(sources.iter().collect::<Vec<_>>(), [(SourceId(1), FunctionId(5))]);
     }
 
@@ -513,9 +533,9 @@ mod tests {
         let given = give(&mut sources, 5, IrqType::Msi, &[2, 3]).unwrap();
         let gone = Given::Gone(FunctionId(4));
         assert_eq!(given, [gone, Given::Source(source(2, 0)), Given::Source(source(3, 1))]);
-        assert_eq!(fire(&mut sources, 4, 2), Verdict::Unknown, "a late record of the former source");
+        assert_eq!(fire(&mut sources, 4, 2), Verdict::AfterReplies, "a late record of the former source");
         assert_eq!(fire(&mut sources, 5, 2), Verdict::Fired(SourceId(2)));
-        assert_eq!(fire(&mut sources, 4, 0), Verdict::Unknown);
+        assert_eq!(fire(&mut sources, 4, 0), Verdict::AfterReplies);
     }
 
     #[test]

@@ -551,9 +551,8 @@ impl Driver {
             }
             for event in events(used.written()) {
                 if !self.clients.event(event) {
-                    // Its source may be in a reply that has come already (IRQ-DRV-39).
                     self.collect_replies()?;
-                    self.clients.event(event);
+                    self.clients.event_after_replies(event);
                 }
             }
             let queues = self.queues.as_mut().ok_or(SessionError::Closed)?;

@@ -153,16 +153,26 @@ impl Clients {
         Ok(given)
     }
 
-    /// Takes an event. False: it is about a source that this driver does not know, or not yet.
+    /// Takes an event. False: all replies that the device has returned have to be processed first, and then
+    /// [`Clients::event_after_replies`] is for it.
     pub(crate) fn event(&mut self, event: Event) -> bool {
-        match self.table.event(event) {
+        let verdict = self.table.event(event);
+        self.act(event, verdict);
+        verdict != Verdict::AfterReplies
+    }
+
+    pub(crate) fn event_after_replies(&mut self, event: Event) {
+        let verdict = self.table.event_after_replies(event);
+        self.act(event, verdict);
+    }
+
+    fn act(&mut self, event: Event, verdict: Verdict) {
+        match verdict {
             Verdict::Fired(source) => self.fire(source),
             Verdict::Gone(function) => self.function_gone(function),
             Verdict::Revoked(_) | Verdict::Changed(..) => self.pending.push_back(event),
-            Verdict::Nothing => {}
-            Verdict::Unknown => return false,
+            Verdict::Nothing | Verdict::AfterReplies => {}
         }
-        true
     }
 
     fn fire(&mut self, source: SourceId) {

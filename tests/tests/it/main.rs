@@ -9,4 +9,5 @@ mod hostile_guest;
 mod lifecycle;
 mod program;
 mod reference;
+mod source_cores;
 mod sources;
