@@ -108,6 +108,11 @@ impl Deliveries {
         Ok(())
     }
 
+    /// Number of sources with an eventfd.
+    pub fn count(&self) -> usize {
+        self.triggers().by_source.len()
+    }
+
     /// Calls `use_them` with the eventfds of these sources, as far as they are open.
     pub fn with<R>(
         &self,
