@@ -475,7 +475,8 @@ fn daemon_leaves(stand: &mut Stand<'_>, daemon: &Process) -> Result<()> {
 fn host_kernel_is_well(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     let agent = host.agent();
     if stand.sabotaged("host-warns") {
-        agent.write("/dev/kmsg", "WARNING: this is sabotage")?;
+        // Without the newline the kernel holds the line back, for more of it.
+        agent.write("/dev/kmsg", "WARNING: this is sabotage\n")?;
         agent.kernel_line(0, "this is sabotage", SOON)?;
     }
     stand.report.check("host-kernel-is-well", &agent.kernel_log(), || {
