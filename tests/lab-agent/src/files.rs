@@ -4,6 +4,7 @@
 use crate::failure;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use virtio_irq_lab_agent::{Answer, Bytes, Failure};
@@ -20,6 +21,12 @@ pub(crate) fn write(path: &str, data: &str) -> Result<Answer, Failure> {
         if file.write(data.as_bytes())? == data.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     };
     write().map_err(|error| failure(&format!("write {:?} to {path}", data.trim_end()), &error))?;
+    Ok(Answer::Done)
+}
+
+pub(crate) fn write_at(path: &str, offset: u64, data: &[u8]) -> Result<Answer, Failure> {
+    let write = || OpenOptions::new().write(true).open(path)?.write_all_at(data, offset);
+    write().map_err(|error| failure(&format!("write {data:02x?} to {path} at {offset:#x}"), &error))?;
     Ok(Answer::Done)
 }
 

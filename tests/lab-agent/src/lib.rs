@@ -55,6 +55,33 @@ pub enum Operation {
         /// Absolute path.
         path: String,
     },
+    /// Reads 32-bit registers of a PCI function, by mapping its BAR. Answer: [`Answer::Words`].
+    Load {
+        /// sysfs `resourceN` of a BAR in memory.
+        path: String,
+        /// Offset of the first in bytes, a multiple of 4.
+        offset: usize,
+        /// How many.
+        count: usize,
+    },
+    /// Writes a 32-bit register of a PCI function, by mapping its BAR.
+    Store {
+        /// sysfs `resourceN` of a BAR in memory.
+        path: String,
+        /// Offset in bytes, a multiple of 4.
+        offset: usize,
+        /// What to write.
+        value: u32,
+    },
+    /// Writes bytes into a file that has an offset for each, such as a function's configuration space.
+    WriteAt {
+        /// Absolute path.
+        path: String,
+        /// Where, in bytes.
+        offset: u64,
+        /// What to write.
+        data: Bytes,
+    },
     /// Connects to a Unix stream socket and keeps the connection open until the machine ends.
     Connect {
         /// Absolute path of the socket.
@@ -154,6 +181,8 @@ pub enum Answer {
     Done,
     /// A file's content.
     Content(Bytes),
+    /// Registers.
+    Words(Vec<u32>),
     /// Names.
     Names(Vec<String>),
     /// The id of a process.

@@ -8,6 +8,7 @@ mod kernel_log;
 mod machine;
 mod port;
 mod processes;
+mod registers;
 
 use nix::sys::reboot::{RebootMode, reboot};
 use port::Port;
@@ -56,6 +57,9 @@ fn perform(operation: Operation, processes: &Arc<Processes>) -> Result<Answer, F
         Operation::Write { path, data } => files::write(&path, &data),
         Operation::List { path } => files::list(&path),
         Operation::Link { path } => files::link(&path),
+        Operation::Load { path, offset, count } => registers::load(&path, offset, count),
+        Operation::Store { path, offset, value } => registers::store(&path, offset, value),
+        Operation::WriteAt { path, offset, data } => files::write_at(&path, offset, &data.0),
         Operation::Connect { path } => files::connect(&path),
         Operation::LoadModule { name, parameters } => machine::load_module(&name, &parameters),
         Operation::UnloadModule { name } => machine::unload_module(&name),

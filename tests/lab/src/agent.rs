@@ -153,6 +153,27 @@ impl Agent {
         self.write_within(path, data, PATIENCE)
     }
 
+    /// Reads `count` registers of 32 bits from byte `offset` on of a BAR, which is sysfs `resourceN` of a PCI function.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::read`].
+    pub fn load(&self, path: &str, offset: usize, count: usize) -> Result<Vec<u32>> {
+        match self.call(Operation::Load { path: path.to_owned(), offset, count }, PATIENCE)? {
+            Answer::Words(words) => Ok(words),
+            answer => self.unexpected(&answer),
+        }
+    }
+
+    /// Writes a register of 32 bits.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::read`].
+    pub fn store(&self, path: &str, offset: usize, value: u32) -> Result<()> {
+        self.perform(Operation::Store { path: path.to_owned(), offset, value })
+    }
+
     /// The sorted names in a directory.
     ///
     /// # Errors

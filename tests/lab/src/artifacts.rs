@@ -16,6 +16,9 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// What the module is built from, relative to the workspace.
 const MODULE_SOURCES: &[&str] = &["Cargo.toml", "proto", "guest-driver", "spec"];
 
+/// What is built of that.
+const MODULES: &[&str] = &["virtio_irq.ko", "samples/virtio_irq_edu.ko", "samples/virtio_irq_vectors.ko"];
+
 /// Kbuild's products and cargo's: they belong to the place where they were made.
 const PRODUCT_SUFFIXES: &[&str] = &["o", "ko", "a", "cmd", "mod", "symvers", "order", "d"];
 
@@ -26,10 +29,8 @@ pub struct Artifacts {
     pub daemon: PathBuf,
     /// Process 1 of the machines.
     pub agent: PathBuf,
-    /// The guest's driver, `virtio_irq.ko`.
-    pub driver: PathBuf,
-    /// The sample client, `virtio_irq_edu.ko`.
-    pub edu: PathBuf,
+    /// The guest's driver `virtio_irq.ko` and the sample clients.
+    pub guest: Vec<PathBuf>,
 }
 
 /// Builds everything from the workspace as it is now.
@@ -48,9 +49,9 @@ pub fn build(layout: &Layout) -> Result<Artifacts> {
     let (daemon, agent) = programs(layout, &log.join("programs.log"))?;
     stage.done();
     let stage = Stage::begin("build kernel modules");
-    let (driver, edu) = module(layout, &log.join("module.log"))?;
+    let guest = modules(layout, &log.join("module.log"))?;
     stage.done();
-    Ok(Artifacts { daemon, agent, driver, edu })
+    Ok(Artifacts { daemon, agent, guest })
 }
 
 /// Builds the daemon's tests against real VFIO devices, and returns where the machines find the program.
@@ -102,7 +103,7 @@ fn linked_statically(layout: &Layout, what: &str) -> Command {
 }
 
 /// Without what only a debugger reads: nine tenths of a module, which every start of a guest would unpack and load.
-fn module(layout: &Layout, log: &Path) -> Result<(PathBuf, PathBuf)> {
+fn modules(layout: &Layout, log: &Path) -> Result<Vec<PathBuf>> {
     let tree = layout.tree();
     for source in MODULE_SOURCES {
         mirror(&layout.workspace().join(source), &tree.join("build").join(source))?;
@@ -122,7 +123,7 @@ fn module(layout: &Layout, log: &Path) -> Result<(PathBuf, PathBuf)> {
         program::run("strip a module", &mut strip, log)?;
         Ok(layout.outside(&stripped))
     };
-    Ok((strip("virtio_irq.ko")?, strip("samples/virtio_irq_edu.ko")?))
+    MODULES.iter().map(|module| strip(module)).collect()
 }
 
 /// Makes `to` equal to `from`, but for products. A file that is equal already is not touched, so that make and cargo see

@@ -8,7 +8,7 @@ use crate::initramfs;
 use crate::layout::Layout;
 use crate::machine::{Guest, Machine, TREE};
 use crate::modules;
-use crate::msi::{Capability, capability};
+use crate::monitor::Monitor;
 use crate::program::bound;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::fs::File;
@@ -40,6 +40,7 @@ pub struct Host {
     guests: Vec<Agent>,
     images: PathBuf,
     qemu: Arc<Mutex<Child>>,
+    monitor: Monitor,
     /// Dropping it ends the watchdog.
     _alive: mpsc::Sender<()>,
 }
@@ -66,14 +67,16 @@ impl Host {
         let payload = [modules.as_slice(), std::slice::from_ref(&artifacts.daemon)].concat();
         initramfs::write(&layout.outside(&images.join(HOST_IMAGE)), &artifacts.agent, &payload)?;
         // The daemon's program is also the doctor that looks at a guest from inside.
-        let payload = [artifacts.driver.clone(), artifacts.edu.clone(), artifacts.daemon.clone()];
+        let payload = [artifacts.guest.as_slice(), std::slice::from_ref(&artifacts.daemon)].concat();
         initramfs::write(&layout.outside(&images.join(GUEST_IMAGE)), &artifacts.agent, &payload)?;
 
         let pairs: std::io::Result<Vec<_>> = (0..=machine.channels()).map(|_| UnixStream::pair()).collect();
         let (ours, theirs): (Vec<_>, Vec<_>) = pairs.at("socket pair")?.into_iter().unzip();
-        let child = start(layout, &logs, machine, &images.join(HOST_IMAGE), &theirs)?;
+        let (monitor, monitored) = UnixStream::pair().at("socket pair")?;
+        let child = start(layout, &logs, machine, &images.join(HOST_IMAGE), &theirs, &monitored)?;
         // QEMU's end must be QEMU's alone, or its death would not be seen.
-        drop(theirs);
+        drop((theirs, monitored));
+        let monitor = Monitor::new(monitor)?;
         let qemu = Arc::new(Mutex::new(child));
         let alive = watch(&qemu, limit);
         let mut agents = ours.into_iter().enumerate().map(|(index, stream)| {
@@ -86,13 +89,14 @@ impl Host {
         });
         let agent = agents.next().ok_or_else(|| Error::Unexpected("a host without a channel".into()))??;
         let guests = agents.collect::<Result<_>>()?;
-        let host = Self { agent, guests, images, qemu, _alive: alive };
+        let host = Self { agent, guests, images, qemu, monitor, _alive: alive };
         host.agent.started(host.agent.expect_start(), START)?;
         for module in &modules {
             let name = module.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             host.agent.perform(Operation::LoadModule { name, parameters: String::new() })?;
         }
         host.agent.perform(Operation::EnterTree { tag: TREE.to_owned() })?;
+        host.monitor.greet()?;
         Ok(host)
     }
 
@@ -116,24 +120,9 @@ impl Host {
         self.agent.write("/sys/bus/pci/drivers_probe", function)
     }
 
-    /// The MSI capability that a function really has, from the kernel's own view of its configuration space.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be read or the function has none.
-    pub fn msi(&self, function: &str) -> Result<Capability> {
-        let config = self.agent.read_bytes(&format!("/sys/bus/pci/devices/{function}/config"))?;
-        capability(&config).ok_or_else(|| Error::Unexpected(format!("{function} has no MSI capability")))
-    }
-
-    /// How often the interrupts of vfio-pci for a function have come on this host.
-    ///
-    /// # Errors
-    ///
-    /// If the agent does not answer.
-    pub fn vfio_interrupts(&self, function: &str) -> Result<u64> {
-        let table = self.agent.read("/proc/interrupts")?;
-        Ok(interrupts(&table, &format!("({function})")))
+    /// The monitor of the QEMU that emulates it.
+    pub(crate) fn monitor(&self) -> &Monitor {
+        &self.monitor
     }
 
     /// Lets the kernels of the host and its guests log what hangs, for whoever reads the logs of a scenario that did. Nothing is
@@ -328,25 +317,16 @@ pub fn payload(name: &str) -> String {
     format!("{PAYLOAD}/{name}")
 }
 
-/// The sum over all processors of the interrupts whose line in `/proc/interrupts` contains `text`.
-#[must_use]
-pub fn interrupts(table: &str, text: &str) -> u64 {
-    let counts = |line: &str| {
-        let words = line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok());
-        words.sum::<u64>()
-    };
-    table.lines().filter(|line| line.contains(text)).map(counts).sum()
-}
-
-/// Starts QEMU in the tree, with `sockets` as its channels.
+/// Starts QEMU in the tree, with `sockets` as its channels and `monitor` as its monitor.
 fn start(
     layout: &Layout,
     logs: &Path,
     machine: &Machine,
     initramfs: &Path,
     sockets: &[UnixStream],
+    monitor: &UnixStream,
 ) -> Result<Child> {
-    for socket in sockets {
+    for socket in sockets.iter().chain([monitor]) {
         fcntl(socket, FcntlArg::F_SETFD(FdFlag::empty())).map_err(std::io::Error::from).at("socket pair")?;
     }
     let numbers: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
@@ -354,7 +334,7 @@ fn start(
         let path = logs.join(name);
         File::create(&path).at(&path)
     };
-    let arguments = machine.arguments(&initramfs.display().to_string(), &numbers);
+    let arguments = machine.arguments(&initramfs.display().to_string(), &numbers, monitor.as_raw_fd());
     bound("chroot")
         .arg(layout.tree())
         .arg("qemu-system-x86_64")
@@ -383,17 +363,4 @@ fn kill(qemu: &Mutex<Child>) {
     // It may have ended by itself.
     let _: std::io::Result<()> = qemu.kill();
     let _: std::io::Result<std::process::ExitStatus> = qemu.wait();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::interrupts;
-
-    #[test]
-    fn interrupts_are_summed_over_processors() {
-        let table = "           CPU0       CPU1\n 26:         70         30  IR-PCI-MSI-0000:00:05.0    0-edge      \
-                     vfio-msi[0](0000:00:05.0)\n 27:          5          0  PCI-MSI 1-edge  virtio1\n";
-        assert_eq!(interrupts(table, "(0000:00:05.0)"), 100);
-        assert_eq!(interrupts(table, "absent"), 0);
-    }
 }

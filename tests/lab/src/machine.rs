@@ -82,7 +82,8 @@ impl Machine {
     }
 
     /// QEMU's arguments. `sockets` are the descriptors of the agents' channels: the host's own, then one for each guest.
-    pub(crate) fn arguments(&self, initramfs: &str, sockets: &[i32]) -> Vec<String> {
+    /// `monitor` is that of QEMU's monitor.
+    pub(crate) fn arguments(&self, initramfs: &str, sockets: &[i32], monitor: i32) -> Vec<String> {
         let mut line = Line::default();
         line.pair("-machine", Q35)
             .pair("-accel", "tcg,tb-size=1024")
@@ -92,6 +93,8 @@ impl Machine {
             .pair("-device", self.iommu);
         kernel(&mut line, initramfs, &self.arguments);
         line.pair("-no-reboot", "")
+            .pair("-chardev", format!("socket,id=monitor,fd={monitor}"))
+            .pair("-mon", "chardev=monitor,mode=control")
             .pair("-fsdev", format!("local,id={TREE},path=/,security_model=none,readonly=on,multidevs=remap"))
             .pair("-device", format!("virtio-9p-pci,fsdev={TREE},mount_tag={TREE}"))
             .pair("-device", serial(sockets.len()));
@@ -126,6 +129,13 @@ impl Guest {
     pub fn with_function(function: &str, at: &str) -> Self {
         let assigned = vec![(function.to_owned(), at.to_owned())];
         Self { memory: 128, channel: 0, assigned, extra: Vec::new() }
+    }
+
+    /// Assigns a further function, seen by the guest at slot `at`.
+    #[must_use]
+    pub fn and_function(mut self, function: &str, at: &str) -> Self {
+        self.assigned.push((function.to_owned(), at.to_owned()));
+        self
     }
 
     /// Appends arguments for QEMU.
@@ -205,7 +215,7 @@ mod tests {
 
     #[test]
     fn each_guest_of_a_host_has_a_channel_of_its_own() {
-        let arguments = Machine::vtd().guests(2).device("edu,addr=05.0").arguments("/x", &[7, 8, 9]);
+        let arguments = Machine::vtd().guests(2).device("edu,addr=05.0").arguments("/x", &[7, 8, 9], 6);
         assert!(has(&arguments, "-chardev", "socket,id=channel0,fd=7"));
         assert!(has(&arguments, "-device", "virtserialport,chardev=channel0,name=virtio-irq.lab"));
         assert!(has(&arguments, "-device", "virtserialport,chardev=channel2,name=virtio-irq.guest1"));
@@ -223,7 +233,7 @@ mod tests {
     #[test]
     fn no_machine_has_a_network() {
         for arguments in
-            [Machine::vtd().arguments("/x", &[3]), Guest::with_function("f", "06.0").arguments("/x")]
+            [Machine::vtd().arguments("/x", &[3], 4), Guest::with_function("f", "06.0").arguments("/x")]
         {
             assert!(has(&arguments, "-nic", "none"));
         }

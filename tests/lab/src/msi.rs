@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The message in a function's MSI capability, read without any of the code that is under test.
+//! A function's MSI and MSI-X capabilities, read without any of the code that is under test.
 
 use std::fmt;
 use std::str::FromStr;
@@ -43,10 +43,60 @@ pub struct Capability {
     pub pair: Pair,
 }
 
+/// Where configuration space says that the MSI-X table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Table {
+    /// The enable bit.
+    pub enabled: bool,
+    /// Offset of the capability's control word in configuration space.
+    pub control: usize,
+    /// Number of entries.
+    pub entries: usize,
+    /// The BAR that it lies in.
+    pub bar: usize,
+    /// Where in that BAR, in bytes.
+    pub offset: u64,
+}
+
+/// Size of an entry of an MSI-X table in words: the address, its upper half, the data, the mask.
+pub const ENTRY: usize = 4;
+
 /// Finds the MSI capability in a function's configuration space (PCI Local Bus 3.0, 6.7 and 6.8).
 #[must_use]
 pub fn capability(config: &[u8]) -> Option<Capability> {
     const MSI: u8 = 0x05;
+    read(config.get(find(config, MSI)?..)?)
+}
+
+/// Finds the MSI-X capability in a function's configuration space.
+#[must_use]
+pub fn table(config: &[u8]) -> Option<Table> {
+    const MSIX: u8 = 0x11;
+    let at = find(config, MSIX)?;
+    let half = u16::from_le_bytes(config.get(at + 2..at + 4)?.try_into().ok()?);
+    let place = u32::from_le_bytes(config.get(at + 4..at + 8)?.try_into().ok()?);
+    Some(Table {
+        enabled: half & (1 << 15) != 0,
+        control: at + 2,
+        entries: usize::from(half & 0x7ff) + 1,
+        bar: (place & 7) as usize,
+        offset: u64::from(place & !7),
+    })
+}
+
+/// The messages of an MSI-X table's entries.
+#[must_use]
+pub fn pairs(table: &[u32]) -> Vec<Pair> {
+    let (entries, _) = table.as_chunks::<ENTRY>();
+    let pair = |[low, high, data, _]: &[u32; ENTRY]| Pair {
+        address: u64::from(*high) << 32 | u64::from(*low),
+        data: *data,
+    };
+    entries.iter().map(pair).collect()
+}
+
+/// Where in configuration space the capability with this id is.
+fn find(config: &[u8], id: u8) -> Option<usize> {
     const HAS_LIST: u8 = 1 << 4;
     // A list in 256 bytes has no more entries; a longer walk goes in a circle.
     const LONGEST: usize = 48;
@@ -59,8 +109,8 @@ pub fn capability(config: &[u8]) -> Option<Capability> {
         if at == 0 {
             return None;
         }
-        if *config.get(at)? == MSI {
-            return read(config.get(at..)?);
+        if *config.get(at)? == id {
+            return Some(at);
         }
         at = usize::from(*config.get(at + 1)? & 0xfc);
     }
@@ -114,6 +164,18 @@ mod tests {
         circle[0x41] = 0x80;
         assert_eq!(capability(&circle), None);
         assert_eq!(capability(&config(0x81, &[])[..0x48]), None);
+    }
+
+    #[test]
+    fn the_table_of_an_msix_capability_is_found() {
+        let mut space = config(0, &[]);
+        space[0x40..0x48].copy_from_slice(&[0x11, 0, 0x09, 0x80, 0x03, 0x20, 0, 0]);
+        let expected = Table { enabled: true, control: 0x42, entries: 10, bar: 3, offset: 0x2000 };
+        assert_eq!(table(&space), Some(expected));
+        assert_eq!(capability(&space), None);
+        let words = [0xfee0_0418, 1, 3, 1, 0xfee0_0438, 0, 4, 0];
+        assert_eq!(pairs(&words)[0].to_string(), "1fee00418/0003");
+        assert_eq!(pairs(&words)[1].to_string(), "fee00438/0004");
     }
 
     #[test]

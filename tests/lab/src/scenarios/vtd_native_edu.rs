@@ -558,7 +558,7 @@ fn shown(pair: Option<Pair>) -> String {
 }
 
 fn guest_interrupts(guest: &Agent) -> Result<u64> {
-    Ok(crate::host::interrupts(&guest.read("/proc/interrupts")?, "virtio_irq_edu"))
+    Ok(crate::interrupts(&guest.read("/proc/interrupts")?, "virtio_irq_edu"))
 }
 
 fn start_daemon(host: &Host, device: &str) -> Result<Process> {
