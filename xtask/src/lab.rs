@@ -23,10 +23,10 @@ pub(crate) struct Options {
     /// Prints the results as JSON on standard output, and everything else on standard error
     #[arg(long)]
     json: bool,
-    /// Breaks the scenario in one of its listed ways and expects the check that this is for to fail; `all` goes through
-    /// all of them
-    #[arg(long, value_name = "WHAT")]
-    sabotage: Option<String>,
+    /// Breaks the scenario in one of its listed ways, or one after the other in several, and expects the check that this is
+    /// for to fail; `all` goes through all of them
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    sabotage: Vec<String>,
     /// Makes the Debian tree anew, with the newest QEMU and kernel
     #[arg(long)]
     fresh_tree: bool,
@@ -37,9 +37,9 @@ pub(crate) fn run(root: &Path, options: &Options) -> ExitCode {
         list();
         return ExitCode::SUCCESS;
     }
-    let result = chosen(&options.names).and_then(|scenarios| match &options.sabotage {
-        Some(what) => sabotage(root, &scenarios, what, options),
-        None => reports(root, &scenarios, options),
+    let result = chosen(&options.names).and_then(|scenarios| match options.sabotage.as_slice() {
+        [] => reports(root, &scenarios, options),
+        which => sabotage(root, &scenarios, which, options),
     });
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -125,16 +125,16 @@ fn reports(root: &Path, scenarios: &[&'static Scenario], options: &Options) -> R
 fn sabotage(
     root: &Path,
     scenarios: &[&'static Scenario],
-    what: &str,
+    which: &[String],
     options: &Options,
 ) -> Result<bool, Error> {
     let planned: Vec<_> = scenarios
         .iter()
         .flat_map(|scenario| scenario.sabotages.iter().map(move |sabotage| (*scenario, sabotage)))
-        .filter(|(_, sabotage)| what == "all" || sabotage.name == what)
+        .filter(|(_, sabotage)| which.iter().any(|what| what == "all" || what == sabotage.name))
         .collect();
     if planned.is_empty() {
-        return Err(Error::Unexpected(format!("no sabotage {what:?}; `cargo xtask lab --list` shows them")));
+        return Err(Error::Unexpected(format!("no sabotage {which:?}; `cargo xtask lab --list` shows them")));
     }
     let layout = Layout::new(root);
     provision(&layout, options.fresh_tree)?;
@@ -142,7 +142,7 @@ fn sabotage(
     let mut results = Vec::new();
     for (scenario, sabotage) in planned {
         eprintln!("\n{} with {}: {}", scenario.name, sabotage.name, sabotage.what);
-        let report = scenario.run(&layout, &artifacts, Some(sabotage.name), print_aside);
+        let report = scenario.run(&layout, &artifacts, Some(sabotage), print_aside);
         let caught = report.checks().iter().any(|check| check.name == sabotage.fails && !check.passed);
         let failed: Vec<_> =
             report.checks().iter().filter(|check| !check.passed).map(|check| check.name).collect();

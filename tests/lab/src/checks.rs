@@ -80,21 +80,40 @@ pub struct Report {
     rows: Vec<Row>,
     start: Instant,
     observer: fn(&Check),
+    last: Option<&'static str>,
 }
 
 impl Report {
     /// A report in which every check of `planned` has to appear. `observer` is called with each as it is made.
     #[must_use]
     pub fn new(scenario: &'static str, planned: &'static [&'static str], observer: fn(&Check)) -> Self {
-        Self { scenario, planned, checks: Vec::new(), rows: Vec::new(), start: Instant::now(), observer }
+        Self {
+            scenario,
+            planned,
+            checks: Vec::new(),
+            rows: Vec::new(),
+            start: Instant::now(),
+            observer,
+            last: None,
+        }
+    }
+
+    /// Ends the scenario after this check, which is all that is of interest.
+    pub(crate) fn end_after(&mut self, name: &'static str) {
+        self.last = Some(name);
+    }
+
+    /// Whether the last check of interest was made.
+    pub(crate) fn is_over(&self) -> bool {
+        self.last.is_some_and(|last| self.checks.iter().any(|check| check.name == last))
     }
 
     /// Makes a check; whoever looks into a failure begins with `log`.
     ///
     /// # Errors
     ///
-    /// When a machine is gone or hangs, so that there is no point in going on. The check has failed then. So have all that
-    /// come after it.
+    /// When there is no point in going on: a machine is gone or hangs, and the check has failed then; or what remains is not
+    /// of interest.
     pub fn check(&mut self, name: &'static str, log: &Path, judge: impl FnOnce() -> Verdict) -> Result<()> {
         let (passed, seen, end) = match judge() {
             Ok(seen) => (true, seen, None),
@@ -105,6 +124,9 @@ impl Report {
             Err(Unmet::Broken(error)) => (false, error.to_string(), None),
         };
         self.add(name, passed, seen, log);
+        if self.last == Some(name) {
+            return Err(Error::Unexpected("the rest is not of interest".into()));
+        }
         end.map_or(Ok(()), Err)
     }
 
@@ -197,6 +219,14 @@ mod tests {
         report.close("unused", Path::new("log"));
         assert!(report.passed());
         assert_eq!(report.json()["passed"], true);
+    }
+
+    #[test]
+    fn what_comes_after_the_last_check_of_interest_is_not_made() {
+        let mut report = report();
+        report.end_after("first");
+        assert!(report.check("first", Path::new("log"), || expect(true, "good")).is_err());
+        assert!(report.checks()[0].passed);
     }
 
     #[test]

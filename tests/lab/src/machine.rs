@@ -117,24 +117,25 @@ pub struct Guest {
     pub memory: u32,
     /// Which of the host's channels it uses.
     pub channel: usize,
-    /// Functions of the host that it gets, with the guest slot in the form `06.0`.
-    pub assigned: Vec<(String, String)>,
+    /// Functions of the host that it gets: QEMU's options of each.
+    pub assigned: Vec<String>,
     /// Further arguments for QEMU.
     pub extra: Vec<String>,
 }
 
 impl Guest {
-    /// A guest with one assigned function, seen by it at slot `at`.
+    /// A guest without any assigned function.
     #[must_use]
-    pub fn with_function(function: &str, at: &str) -> Self {
-        let assigned = vec![(function.to_owned(), at.to_owned())];
-        Self { memory: 128, channel: 0, assigned, extra: Vec::new() }
+    pub fn plain() -> Self {
+        Self { memory: 128, channel: 0, assigned: Vec::new(), extra: Vec::new() }
     }
 
-    /// Assigns a further function, seen by the guest at slot `at`.
+    /// Assigns a function of the host, seen by the guest at slot `at`, which has the form `06.0`. `options` are further ones
+    /// of QEMU's `vfio-pci`.
     #[must_use]
-    pub fn and_function(mut self, function: &str, at: &str) -> Self {
-        self.assigned.push((function.to_owned(), at.to_owned()));
+    pub fn assign(mut self, function: &str, at: &str, options: &str) -> Self {
+        let comma = if options.is_empty() { "" } else { "," };
+        self.assigned.push(format!("host={function},addr={at}{comma}{options}"));
         self
     }
 
@@ -155,8 +156,8 @@ impl Guest {
             // A port of the host is no terminal and no pair of pipes, and QEMU opens it as both directions in one.
             .pair("-chardev", format!("pipe,id=channel,path=/dev/virtio-ports/{}", channel(self.channel)))
             .pair("-device", format!("virtserialport,chardev=channel,name={PORT}"));
-        for (function, slot) in &self.assigned {
-            line.pair("-device", format!("vfio-pci,host={function},addr={slot}"));
+        for options in &self.assigned {
+            line.pair("-device", format!("vfio-pci,{options}"));
         }
         line.0.extend(self.extra.iter().cloned());
         line.0
@@ -224,7 +225,8 @@ mod tests {
 
     #[test]
     fn a_guest_gets_its_function_and_panics_on_warnings() {
-        let arguments = Guest::with_function("0000:00:05.0", "06.0").with(["-S".to_owned()]).arguments("/x");
+        let arguments =
+            Guest::plain().assign("0000:00:05.0", "06.0", "").with(["-S".to_owned()]).arguments("/x");
         assert!(has(&arguments, "-device", "vfio-pci,host=0000:00:05.0,addr=06.0"));
         assert!(arguments.iter().any(|argument| argument.contains("panic_on_warn=1")));
         assert_eq!(arguments.last().unwrap(), "-S");
@@ -232,9 +234,7 @@ mod tests {
 
     #[test]
     fn no_machine_has_a_network() {
-        for arguments in
-            [Machine::vtd().arguments("/x", &[3], 4), Guest::with_function("f", "06.0").arguments("/x")]
-        {
+        for arguments in [Machine::vtd().arguments("/x", &[3], 4), Guest::plain().arguments("/x")] {
             assert!(has(&arguments, "-nic", "none"));
         }
     }

@@ -1,23 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The sample driver in a guest, by its sysfs attributes.
+//! The sample driver for edu in a guest, by its sysfs attributes.
 
+use super::functions::EDU;
 use crate::agent::Agent;
+use crate::checks::{Row, Verdict, expect};
 use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::interrupts;
 use crate::msi::Pair;
+use std::fmt;
 use std::time::Duration;
 
 /// The longest that firing may take: the driver waits up to 500 ms for each interrupt.
 const FIRE: Duration = Duration::from_secs(90);
 
-/// The sample driver's view of one edu function.
+/// The sample driver's view of its function.
 pub(super) struct Edu<'a> {
     guest: &'a Agent,
-    function: &'a str,
 }
 
 impl<'a> Edu<'a> {
-    pub(super) fn new(guest: &'a Agent, function: &'a str) -> Self {
-        Self { guest, function }
+    pub(super) fn new(guest: &'a Agent) -> Self {
+        Self { guest }
     }
 
     /// Gives the function's interrupt back, or takes it.
@@ -42,9 +46,13 @@ impl<'a> Edu<'a> {
 
     /// What the device is to write: `guest`, `host` (the driver asks virtio-irq) or a pair.
     pub(super) fn program(&self, what: &str) -> Result<Pair> {
-        let attribute = self.attribute("program");
-        self.guest.write(&attribute, what)?;
-        parse(&self.guest.read(&attribute)?)
+        self.guest.write(&self.attribute("program"), what)?;
+        self.programmed()
+    }
+
+    /// What the device writes.
+    pub(super) fn programmed(&self) -> Result<Pair> {
+        parse(&self.guest.read(&self.attribute("program"))?)
     }
 
     /// Lets the device send `count` interrupts, one after the other, and returns how often the handler ran.
@@ -54,14 +62,97 @@ impl<'a> Edu<'a> {
         Ok(self.handled()?.wrapping_sub(before))
     }
 
-    fn handled(&self) -> Result<u64> {
+    /// How often the driver's handler has run.
+    pub(super) fn handled(&self) -> Result<u64> {
         let text = self.guest.read(&self.attribute("handled"))?;
         text.parse().map_err(|_| Error::Unexpected(format!("handled reads {text:?}")))
     }
 
     fn attribute(&self, name: &str) -> String {
-        format!("/sys/bus/pci/devices/{}/virtio_irq_edu/{name}", self.function)
+        EDU.in_guest(&format!("virtio_irq_edu/{name}"))
     }
+}
+
+/// The device sends interrupts, and everything that counts them is read.
+#[derive(Default)]
+pub(super) struct Shot {
+    guest_pair: Option<Pair>,
+    host_pair: Option<Pair>,
+    written: Option<Pair>,
+    sent: u64,
+    pub(super) handled: u64,
+    guest_count: u64,
+    host_count: u64,
+}
+
+impl Shot {
+    /// Programs `what` into the device, which sends `sent` interrupts.
+    pub(super) fn take(&mut self, host: &Host, guest: &Agent, what: &str, sent: u64) -> Result<()> {
+        let edu = Edu::new(guest);
+        self.guest_pair = Some(edu.guest_pair()?);
+        self.written = Some(edu.program(what)?);
+        self.host_pair = Some(host.msi(EDU.host)?.pair);
+        let (host_before, guest_before) = (host.vfio_interrupts(EDU.host)?, guest_interrupts(guest)?);
+        self.sent = sent;
+        self.handled = edu.fire(sent)?;
+        self.host_count = host.vfio_interrupts(EDU.host)?.wrapping_sub(host_before);
+        self.guest_count = guest_interrupts(guest)?.wrapping_sub(guest_before);
+        Ok(())
+    }
+
+    /// As [`Shot::take`]; and `counted` interrupts must have arrived by everyone's count, with the pair that the host has.
+    pub(super) fn arrive(
+        &mut self,
+        host: &Host,
+        guest: &Agent,
+        what: &str,
+        sent: u64,
+        counted: u64,
+    ) -> Verdict {
+        self.take(host, guest, what, sent)?;
+        let counts = [self.handled, self.guest_count, self.host_count];
+        let seen = format!("{self}; {counted} expected");
+        expect(self.written == self.host_pair && counts.iter().all(|count| *count == counted), seen)
+    }
+
+    pub(super) fn row(&self, situation: &str) -> Row {
+        Row {
+            situation: situation.into(),
+            function: EDU.guest.into(),
+            vector: "MSI 0".into(),
+            guest_pair: shown(self.guest_pair),
+            host_pair: shown(self.host_pair),
+            written: shown(self.written),
+            sent: self.sent,
+            handled: self.handled,
+            outcome: match (self.sent, self.handled) {
+                (0, _) => "nothing was sent",
+                (_, 0) => "never arrived",
+                (sent, handled) if sent == handled => "every one arrived",
+                _ => "not as many as were sent",
+            }
+            .into(),
+        }
+    }
+}
+
+impl fmt::Display for Shot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sent, handled, guest_count, host_count, .. } = self;
+        let written = shown(self.written);
+        write!(
+            f,
+            "{written} written {sent} times; handler ran {handled}, guest counted {guest_count}, host {host_count}"
+        )
+    }
+}
+
+fn shown(pair: Option<Pair>) -> String {
+    pair.map_or_else(|| "-".to_owned(), |pair| pair.to_string())
+}
+
+fn guest_interrupts(guest: &Agent) -> Result<u64> {
+    Ok(interrupts(&guest.read("/proc/interrupts")?, "virtio_irq_edu"))
 }
 
 fn parse(text: &str) -> Result<Pair> {

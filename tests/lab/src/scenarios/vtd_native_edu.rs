@@ -5,37 +5,22 @@
 //! QEMU's edu device writes any bytes to any address by its DMA engine, and an MSI is such a write. So edu is a device that
 //! keeps its message in registers of its own, like the Wi-Fi cards that virtio-irq is for.
 
+use super::daemon::Daemon;
 use super::doctor;
-use super::edu::Edu;
-use super::{Sabotage, Scenario, Stand};
-use crate::agent::Agent;
-use crate::checks::{Report, Row, Unmet, Verdict, expect};
+use super::edu::{Edu, Shot};
+use super::functions::{EDU, guest_with};
+use super::kernels::{guest_is_well, host_is_well, load, power_off, start_guest};
+use super::sabotages::{GUEST_WARNS, HOST_WARNS, KILLED_DAEMON, LINGERING_FRONTEND, NO_REMAPPING};
+use super::{NOBODYS_PAIR, SOON, Sabotage, Scenario, Stand, text_of};
+use crate::checks::{Unmet, expect};
 use crate::error::{Error, Result};
-use crate::host::{Holdings, Host, Process, RunningGuest, payload};
-use crate::machine::{Guest, Machine};
-use crate::msi::Pair;
-use nix::libc::{EAGAIN, ENODEV, SIGTERM};
-use std::fmt;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
-use virtio_irq_lab_agent::{End, Operation};
+use crate::host::{Host, RunningGuest};
+use crate::machine::Guest;
+use nix::libc::{EAGAIN, ENODEV, SIGSTOP};
+use std::time::Duration;
 
-/// The function on the host.
-const FUNCTION: &str = "0000:00:05.0";
-
-/// Where the guest sees it.
-const SLOT: &str = "06.0";
-const GUEST_FUNCTION: &str = "0000:00:06.0";
-
-const SOCKET: &str = "/run/virtio-irq.sock";
-
-/// A vector that no interrupt of the host uses. QEMU's VT-d lets a message in compatibility format through to the processor,
-/// where real hardware would block it; there the kernel says that it has no handler.
-const UNUSED_VECTOR: Pair = Pair { address: 0xfee0_0000, data: 0x99 };
-const UNUSED_VECTOR_LOG: &str = "No irq handler for 0.153";
-
-/// What a kernel logs when something is wrong with it.
-const TROUBLE: &[&str] = &["WARNING:", "BUG:", "Oops", "Kernel panic", "Call Trace:", "fault reason"];
+/// What the host's kernel says of [`NOBODYS_PAIR`].
+const NOBODYS_PAIR_LOG: &str = "No irq handler for 0.153";
 
 /// How many interrupts are sent where many are, and where a few are enough. edu takes a tenth of a second for each.
 const MANY: u64 = 100;
@@ -43,14 +28,15 @@ const FEW: u64 = 3;
 
 const REBOOTS: usize = 3;
 
-/// The daemon is to leave at once.
-const LEAVE: Duration = Duration::from_secs(20);
+/// The guest's modules: the virtio-irq driver and its client.
+const MODULES: &[&str] = &["virtio_irq", "virtio_irq_edu"];
 
-/// Enough for anything that the daemon or a kernel does by itself.
-const SOON: Duration = Duration::from_secs(30);
+/// How often the guest with virtio-irq, and the guests of this scenario on their channel, start before it is looked whether all
+/// were planned.
+const STARTS: usize = 1 + 1 + REBOOTS;
 
-/// Enough for a guest's kernel to panic and start again.
-const RESTART: Duration = Duration::from_secs(150);
+/// Frontends of the daemon: the guest whose pair is told, and the next.
+const FRONTENDS: usize = 2;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-native-edu",
@@ -79,11 +65,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         "host-kernel-is-well",
     ],
     sabotages: &[
-        Sabotage {
-            name: "no-remapping",
-            what: "the host's kernel is told to leave interrupt remapping off",
-            fails: "host-remaps-interrupts",
-        },
+        NO_REMAPPING,
         Sabotage {
             name: "nothing-to-remap",
             what: "the host's kernel leaves interrupt remapping off, and the doctor has to say so",
@@ -149,97 +131,58 @@ pub(super) const SCENARIO: Scenario = Scenario {
             what: "from the second reboot on the guest does not load the virtio-irq driver",
             fails: "reboot-2-is-served",
         },
-        Sabotage {
-            name: "guest-warns",
-            what: "the guest's kernel panics at the end",
-            fails: "guest-kernel-is-well",
-        },
+        GUEST_WARNS,
         Sabotage {
             name: "stopped-daemon",
             what: "the daemon is stopped before the next frontend comes",
             fails: "next-frontend-is-served",
         },
-        Sabotage {
-            name: "lingering-frontend",
-            what: "a frontend stays connected where all should be gone",
-            fails: "daemon-leaks-nothing",
-        },
-        Sabotage {
-            name: "killed-daemon",
-            what: "the daemon gets SIGKILL instead of SIGTERM",
-            fails: "daemon-leaves-cleanly",
-        },
-        Sabotage {
-            name: "host-warns",
-            what: "a line that looks like a kernel warning is written to the host's log",
-            fails: "host-kernel-is-well",
-        },
+        LINGERING_FRONTEND,
+        KILLED_DAEMON,
+        HOST_WARNS,
     ],
     limit: Duration::from_secs(600),
     run,
 };
 
 fn run(stand: &mut Stand<'_>) -> Result<()> {
-    let mut machine = Machine::vtd().device("edu,addr=05.0,dma_mask=0xffffffff");
-    if stand.sabotaged("no-remapping") || stand.sabotaged("nothing-to-remap") {
-        machine = machine.argument("intremap=off");
-    }
-    let host = Host::boot(stand.layout, stand.artifacts, SCENARIO.name, &machine, stand.limit)?;
-    let result = play(stand, &host);
-    if matches!(result, Err(Error::Late { .. })) {
-        host.log_what_hangs();
-    }
-    result
+    stand.on_host(SCENARIO.name, &[EDU], play)
 }
 
 fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
-    host_is_fit(stand.report, host)?;
     stand.report.check("doctor-says-works", &host.agent().kernel_log(), || {
-        doctor::examine(host.agent(), &[FUNCTION])?.works()
+        doctor::examine(host.agent(), &[EDU.host])?.works()
     })?;
+    let guest = guest_with(&[EDU]);
     if stand.sabotaged("device-too-early") {
-        let early = start_daemon(host, FUNCTION)?;
-        without_virtio_irq(stand, host, guest_with_device(host)?)?;
-        stop(&early)?;
+        let early = Daemon::start(host, "early-daemon", &[EDU.spec()])?;
+        without_virtio_irq(stand, host, Daemon::serve(host, guest)?)?;
+        early.stop()?;
     } else {
-        without_virtio_irq(stand, host, Guest::with_function(FUNCTION, SLOT))?;
+        without_virtio_irq(stand, host, guest)?;
     }
 
     let simulated = stand.sabotaged("simulated-pair");
-    let daemon = start_daemon(host, if simulated { "sim:edu" } else { FUNCTION })?;
-    let before = daemon.holdings()?;
+    let device = if simulated { EDU.spec().replace(EDU.host, "sim:edu") } else { EDU.spec() };
+    let daemon = Daemon::start(host, "daemon", &[device])?;
     with_virtio_irq(stand, host)?;
     next_frontend(stand, host, &daemon)?;
-    daemon_leaks_nothing(stand, host, &daemon, before)?;
-    daemon_leaves(stand, &daemon)?;
-    host_kernel_is_well(stand, host)
-}
-
-/// The ground that everything stands on: without remapping there would be no fiction to see through.
-fn host_is_fit(report: &mut Report, host: &Host) -> Result<()> {
-    let agent = host.agent();
-    report.check("host-remaps-interrupts", &agent.kernel_log(), || {
-        host.bind_to_vfio(FUNCTION)?;
-        let driver = agent.link(&format!("/sys/bus/pci/devices/{FUNCTION}/driver"))?;
-        let group = agent.link(&format!("/sys/bus/pci/devices/{FUNCTION}/iommu_group"))?;
-        let remapping = agent.kernel_lines(&["Enabled IRQ remapping"]);
-        let mode = remapping.first().map_or("no interrupt remapping", String::as_str);
-        let seen = format!("{}; {FUNCTION} has driver {driver}, IOMMU group {group}", text_of(mode));
-        expect(driver == "vfio-pci" && !remapping.is_empty(), seen)
-    })
+    daemon.leaks_nothing(stand, host, FRONTENDS)?;
+    daemon.leaves(stand)?;
+    host_is_well(stand, host, None)
 }
 
 /// The bug: the guest has only its own pair.
 fn without_virtio_irq(stand: &mut Stand<'_>, host: &Host, description: Guest) -> Result<()> {
-    let guest = start_guest(host, "qemu-without", &description)?;
+    let guest = start_guest(host, "qemu-without", &description, MODULES)?;
     let log = guest.agent().kernel_log();
-    let edu = Edu::new(guest.agent(), GUEST_FUNCTION);
+    let edu = Edu::new(guest.agent());
     stand.report.check("no-device-no-answer", &log, || match edu.host_pair() {
         Ok((pair, _)) => Err(Unmet::Seen(format!("told {pair}, in a guest without virtio-irq"))),
         Err(error) => expect(error.errno() == Some(ENODEV), format!("{error}")),
     })?;
 
-    let (guest_pair, host_pair) = (edu.guest_pair()?, host.msi(FUNCTION)?);
+    let (guest_pair, host_pair) = (edu.guest_pair()?, host.msi(EDU.host)?);
     stand.report.check("guest-pair-is-fiction", &log, || {
         let seen = format!("guest sees {guest_pair}, host has {}", host_pair.pair);
         expect(host_pair.enabled && host_pair.pair != guest_pair, seen)
@@ -257,9 +200,9 @@ fn without_virtio_irq(stand: &mut Stand<'_>, host: &Host, description: Guest) ->
     let host_log = host.agent().kernel_log();
     stand.report.check("guest-pair-ends-in-the-host", &host_log, || {
         let mark = host.agent().kernel_mark();
-        let pair = edu.program(&UNUSED_VECTOR.to_string())?;
+        let pair = edu.program(&NOBODYS_PAIR.to_string())?;
         let handled = if silent { 0 } else { edu.fire(1)? };
-        match host.agent().kernel_line(mark, UNUSED_VECTOR_LOG, SOON) {
+        match host.agent().kernel_line(mark, NOBODYS_PAIR_LOG, SOON) {
             Ok(line) => {
                 let line = text_of(&line);
                 expect(
@@ -269,7 +212,7 @@ fn without_virtio_irq(stand: &mut Stand<'_>, host: &Host, description: Guest) ->
             }
             // That it does not come is a finding; the host is well.
             Err(Error::Late { .. }) => {
-                Err(Unmet::Seen(format!("{pair} written once, the host logged no {UNUSED_VECTOR_LOG:?}")))
+                Err(Unmet::Seen(format!("{pair} written once, the host logged no {NOBODYS_PAIR_LOG:?}")))
             }
             Err(error) => Err(error.into()),
         }
@@ -280,7 +223,7 @@ fn without_virtio_irq(stand: &mut Stand<'_>, host: &Host, description: Guest) ->
 
 /// The cure, and that it lasts: over disabling and enabling, the driver's own going and coming, and reboots.
 fn with_virtio_irq(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
-    let guest = start_guest(host, "qemu-with", &guest_with_device(host)?)?;
+    let guest = start_guest(host, "qemu-with", &served(host)?, MODULES)?;
     let log = guest.agent().kernel_log();
     doctor_looks(stand, host, &guest)?;
     pair_is_told(stand, host, &guest)?;
@@ -290,42 +233,29 @@ fn with_virtio_irq(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
         (1..=REBOOTS).zip(["reboot-1-is-served", "reboot-2-is-served", "reboot-3-is-served"])
     {
         guest.reboot()?;
-        load_modules(guest.agent(), !(stand.sabotaged("no-driver-after-reboot") && number >= 2))?;
+        let undriven = stand.sabotaged("no-driver-after-reboot") && number >= 2;
+        load(&guest, if undriven { &MODULES[1..] } else { MODULES })?;
         let mut shot = Shot::default();
         stand.report.check(name, &log, || shot.arrive(host, guest.agent(), "host", FEW, FEW))?;
         stand.report.row(shot.row(&format!("after reboot {number}")));
     }
-    if stand.sabotaged("guest-warns") {
-        guest.agent().tell(Operation::Write { path: "/proc/sysrq-trigger".into(), data: "c".into() })?;
-        // Its panic is a reboot, and that is what has to be seen.
-        guest.agent().started(guest.agent().start_count() + 1, RESTART)?;
-    }
-    stand.report.check("guest-kernel-is-well", &log, || {
-        // The guest before this one, this one, and its reboots. A panic would have made another.
-        let (starts, planned) = (guest.agent().start_count(), 1 + 1 + REBOOTS);
-        let trouble = guest.agent().kernel_lines(TROUBLE);
-        let seen = match trouble.first() {
-            Some(line) => format!("{starts} starts, {planned} planned; {}", text_of(line)),
-            None => format!("{starts} starts, {planned} planned; no warning, which would have been a panic"),
-        };
-        expect(starts == planned && trouble.is_empty(), seen)
-    })?;
+    guest_is_well(stand, &guest, STARTS)?;
     power_off(guest)
 }
 
 /// The doctor on the host names the guest's QEMU and the pair; the one in the guest finds the device and who asks it.
 fn doctor_looks(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
-    let edu = Edu::new(guest.agent(), GUEST_FUNCTION);
+    let edu = Edu::new(guest.agent());
     let early = stand.sabotaged("doctor-too-early");
     stand.report.check("doctor-sees-the-pair", &host.agent().kernel_log(), || {
         if early {
             edu.enable_msi(false)?;
         }
-        let found = doctor::examine(host.agent(), &[FUNCTION]);
+        let found = doctor::examine(host.agent(), &[EDU.host]);
         if early {
             edu.enable_msi(true)?;
         }
-        let pair = host.msi(FUNCTION)?.pair;
+        let pair = host.msi(EDU.host)?.pair;
         found?.sees(pair, "qemu-system-x86")
     })?;
     let driver = "/sys/bus/virtio/drivers/virtio_irq";
@@ -340,7 +270,7 @@ fn doctor_looks(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Res
         if unbound {
             guest.agent().write(&format!("{driver}/unbind"), &device)?;
         }
-        let found = doctor::examine(guest.agent(), &["--guest", GUEST_FUNCTION]);
+        let found = doctor::examine(guest.agent(), &["--guest", EDU.guest]);
         if unbound {
             guest.agent().write(&format!("{driver}/bind"), &device)?;
         }
@@ -350,10 +280,10 @@ fn doctor_looks(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Res
 
 fn pair_is_told(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
     let log = guest.agent().kernel_log();
-    let edu = Edu::new(guest.agent(), GUEST_FUNCTION);
+    let edu = Edu::new(guest.agent());
     stand.report.check("told-pair-is-the-hosts", &log, || {
         let (told, generation) = edu.host_pair()?;
-        let there = host.msi(FUNCTION)?;
+        let there = host.msi(EDU.host)?;
         let seen = format!(
             "told {told} (generation {generation}), the host's configuration space has {}",
             there.pair
@@ -376,7 +306,7 @@ fn pair_is_told(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Res
 
 fn enabling_again(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
     let log = guest.agent().kernel_log();
-    let edu = Edu::new(guest.agent(), GUEST_FUNCTION);
+    let edu = Edu::new(guest.agent());
     let keep = stand.sabotaged("keep-enabled");
     stand.report.check("refused-before-enable", &log, || {
         if !keep {
@@ -400,7 +330,7 @@ fn enabling_again(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> R
 /// The virtio-irq driver leaves the device while the client stays, and comes back.
 fn driver_comes_and_goes(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
     let agent = guest.agent();
-    let edu = Edu::new(agent, GUEST_FUNCTION);
+    let edu = Edu::new(agent);
     let driver = "/sys/bus/virtio/drivers/virtio_irq";
     let keep = stand.sabotaged("keep-bound");
     stand.report.check("driver-unbinds-and-binds", &agent.kernel_log(), || {
@@ -422,13 +352,13 @@ fn driver_comes_and_goes(stand: &mut Stand<'_>, host: &Host, guest: &RunningGues
 }
 
 /// Another QEMU, another connection, the same daemon.
-fn next_frontend(stand: &mut Stand<'_>, host: &Host, daemon: &Process) -> Result<()> {
+fn next_frontend(stand: &mut Stand<'_>, host: &Host, daemon: &Daemon) -> Result<()> {
     if stand.sabotaged("stopped-daemon") {
-        daemon.signal(nix::libc::SIGSTOP)?;
+        daemon.process().signal(SIGSTOP)?;
     }
     let mut shot = Shot::default();
     stand.report.check("next-frontend-is-served", &daemon.log(), || {
-        let guest = start_guest(host, "qemu-next", &guest_with_device(host)?)?;
+        let guest = start_guest(host, "qemu-next", &served(host)?, MODULES)?;
         let verdict = shot.arrive(host, guest.agent(), "host", FEW, FEW);
         power_off(guest)?;
         verdict
@@ -437,186 +367,7 @@ fn next_frontend(stand: &mut Stand<'_>, host: &Host, daemon: &Process) -> Result
     Ok(())
 }
 
-fn daemon_leaks_nothing(
-    stand: &mut Stand<'_>,
-    host: &Host,
-    daemon: &Process,
-    before: Holdings,
-) -> Result<()> {
-    if stand.sabotaged("lingering-frontend") {
-        host.agent().perform(Operation::Connect { path: SOCKET.into() })?;
-        host.agent().output_line_after("daemon", FRONTENDS, "a frontend connected", SOON)?;
-    }
-    stand.report.check("daemon-leaks-nothing", &daemon.log(), || {
-        // It says so when it has put a frontend's things away.
-        host.agent().output_line_after("daemon", FRONTENDS - 1, "the frontend left", SOON)?;
-        let after = daemon.holdings()?;
-        expect(after == before, format!("before the first frontend {before}, after the last {after}"))
-    })
-}
-
-/// The guest whose pair is told, and the next.
-const FRONTENDS: usize = 2;
-
-fn daemon_leaves(stand: &mut Stand<'_>, daemon: &Process) -> Result<()> {
-    let signal = if stand.sabotaged("killed-daemon") { nix::libc::SIGKILL } else { SIGTERM };
-    stand.report.check("daemon-leaves-cleanly", &daemon.log(), || {
-        let start = Instant::now();
-        daemon.signal(signal)?;
-        let end = daemon.wait(LEAVE)?;
-        let milliseconds = start.elapsed().as_millis();
-        match end {
-            Some(end) => expect(end == End::Code(0), format!("{end} after {milliseconds} ms")),
-            None => Err(Unmet::Seen(format!("still there {milliseconds} ms after SIGTERM"))),
-        }
-    })
-}
-
-fn host_kernel_is_well(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
-    let agent = host.agent();
-    if stand.sabotaged("host-warns") {
-        // Without the newline the kernel holds the line back, for more of it.
-        agent.write("/dev/kmsg", "WARNING: this is sabotage\n")?;
-        agent.kernel_line(0, "this is sabotage", SOON)?;
-    }
-    stand.report.check("host-kernel-is-well", &agent.kernel_log(), || {
-        let trouble = agent.kernel_lines(TROUBLE);
-        let seen = trouble.first().map_or("no warning, no fault of the IOMMU", |line| text_of(line));
-        expect(trouble.is_empty(), seen)
-    })
-}
-
-/// The device sends interrupts, and everything that counts them is read.
-#[derive(Default)]
-struct Shot {
-    guest_pair: Option<Pair>,
-    host_pair: Option<Pair>,
-    written: Option<Pair>,
-    sent: u64,
-    handled: u64,
-    guest_count: u64,
-    host_count: u64,
-}
-
-impl Shot {
-    /// Programs `what` into the device, which sends `sent` interrupts.
-    fn take(&mut self, host: &Host, guest: &Agent, what: &str, sent: u64) -> Result<()> {
-        let edu = Edu::new(guest, GUEST_FUNCTION);
-        self.guest_pair = Some(edu.guest_pair()?);
-        self.written = Some(edu.program(what)?);
-        self.host_pair = Some(host.msi(FUNCTION)?.pair);
-        let (host_before, guest_before) = (host.vfio_interrupts(FUNCTION)?, guest_interrupts(guest)?);
-        self.sent = sent;
-        self.handled = edu.fire(sent)?;
-        self.host_count = host.vfio_interrupts(FUNCTION)?.wrapping_sub(host_before);
-        self.guest_count = guest_interrupts(guest)?.wrapping_sub(guest_before);
-        Ok(())
-    }
-
-    /// As [`Shot::take`]; and `counted` interrupts must have arrived by everyone's count, with the pair that the host has.
-    fn arrive(&mut self, host: &Host, guest: &Agent, what: &str, sent: u64, counted: u64) -> Verdict {
-        self.take(host, guest, what, sent)?;
-        let counts = [self.handled, self.guest_count, self.host_count];
-        let seen = format!("{self}; {counted} expected");
-        expect(self.written == self.host_pair && counts.iter().all(|count| *count == counted), seen)
-    }
-
-    fn row(&self, situation: &str) -> Row {
-        Row {
-            situation: situation.into(),
-            function: GUEST_FUNCTION.into(),
-            vector: "MSI 0".into(),
-            guest_pair: shown(self.guest_pair),
-            host_pair: shown(self.host_pair),
-            written: shown(self.written),
-            sent: self.sent,
-            handled: self.handled,
-            outcome: match (self.sent, self.handled) {
-                (0, _) => "nothing was sent",
-                (_, 0) => "never arrived",
-                (sent, handled) if sent == handled => "every one arrived",
-                _ => "not as many as were sent",
-            }
-            .into(),
-        }
-    }
-}
-
-impl fmt::Display for Shot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sent, handled, guest_count, host_count, .. } = self;
-        let written = shown(self.written);
-        write!(
-            f,
-            "{written} written {sent} times; handler ran {handled}, guest counted {guest_count}, host {host_count}"
-        )
-    }
-}
-
-fn shown(pair: Option<Pair>) -> String {
-    pair.map_or_else(|| "-".to_owned(), |pair| pair.to_string())
-}
-
-fn guest_interrupts(guest: &Agent) -> Result<u64> {
-    Ok(crate::interrupts(&guest.read("/proc/interrupts")?, "virtio_irq_edu"))
-}
-
-fn start_daemon(host: &Host, device: &str) -> Result<Process> {
-    let device = format!("{device},guest={}", GUEST_FUNCTION.trim_start_matches("0000:"));
-    let argv =
-        [payload("vhost-device-irq"), "--socket-path".into(), SOCKET.into(), "--device".into(), device];
-    let daemon = host.spawn("daemon", &argv)?;
-    host.agent().output_line("daemon", "waiting for a frontend", SOON)?;
-    Ok(daemon)
-}
-
-fn stop(daemon: &Process) -> Result<()> {
-    daemon.signal(SIGTERM)?;
-    daemon.wait(LEAVE).map(drop)
-}
-
-/// A guest with the virtio-irq device, in the words of the daemon.
-fn guest_with_device(host: &Host) -> Result<Guest> {
-    let guest = Guest::with_function(FUNCTION, SLOT);
-    let memory = format!("{}M", guest.memory);
-    let daemon = payload("vhost-device-irq");
-    let lines = host.agent().run(&[
-        &daemon,
-        "qemu-args",
-        "--socket-path",
-        SOCKET,
-        "--memory",
-        &memory,
-        "--format",
-        "lines",
-    ])?;
-    Ok(guest.with(lines.lines().map(str::to_owned)))
-}
-
-fn start_guest(host: &Host, name: &str, description: &Guest) -> Result<RunningGuest> {
-    let guest = host.start_guest(name, description)?;
-    load_modules(guest.agent(), true)?;
-    Ok(guest)
-}
-
-fn load_modules(guest: &Agent, driver: bool) -> Result<()> {
-    let load =
-        |name: &str| guest.perform(Operation::LoadModule { name: name.into(), parameters: String::new() });
-    if driver {
-        load("virtio_irq")?;
-    }
-    load("virtio_irq_edu")
-}
-
-fn power_off(guest: RunningGuest) -> Result<()> {
-    let log: PathBuf = guest.qemu().log();
-    match guest.power_off()? {
-        End::Code(0) => Ok(()),
-        end => Err(Error::Gone { machine: "the guest's QEMU".into(), why: end.to_string(), log }),
-    }
-}
-
-/// A line of a kernel's log without its time.
-fn text_of(line: &str) -> &str {
-    line.split_once("] ").map_or(line, |(_, text)| text)
+/// A guest with the virtio-irq device.
+fn served(host: &Host) -> Result<Guest> {
+    Daemon::serve(host, guest_with(&[EDU]))
 }

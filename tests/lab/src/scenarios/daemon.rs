@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The daemon on a host.
+
+use super::{SOON, Stand};
+use crate::checks::{Unmet, expect};
+use crate::error::{Error, Result};
+use crate::host::{Holdings, Host, Process, payload};
+use crate::machine::Guest;
+use nix::libc::{SIGKILL, SIGTERM};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use virtio_irq_lab_agent::{End, Operation};
+
+const SOCKET: &str = "/run/virtio-irq.sock";
+
+/// The daemon is to leave at once.
+const LEAVE: Duration = Duration::from_secs(20);
+
+/// A running daemon, and what it held before its first frontend.
+pub(super) struct Daemon {
+    name: String,
+    process: Process,
+    before: Holdings,
+}
+
+impl Daemon {
+    /// Starts it with these values of `--device`, and waits until it takes frontends. Its log is called `name`.
+    pub(super) fn start(host: &Host, name: &str, devices: &[String]) -> Result<Self> {
+        let mut argv = vec![payload("vhost-device-irq"), "--socket-path".into(), SOCKET.into()];
+        for device in devices {
+            argv.extend(["--device".into(), device.clone()]);
+        }
+        let process = host.spawn(name, &argv)?;
+        host.agent().output_line(name, "waiting for a frontend", SOON)?;
+        let before = process.holdings()?;
+        Ok(Self { name: name.to_owned(), process, before })
+    }
+
+    pub(super) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.process.log()
+    }
+
+    /// Waits until it has written a line that contains `text`; nothing if it does not.
+    pub(super) fn says(&self, host: &Host, text: &str) -> Result<Option<String>> {
+        match host.agent().output_line(&self.name, text, SOON) {
+            Ok(line) => Ok(Some(line.trim().to_owned())),
+            // That it does not come is a finding; the host is well.
+            Err(Error::Late { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The guest with the virtio-irq device added, in the words of the daemon.
+    pub(super) fn serve(host: &Host, guest: Guest) -> Result<Guest> {
+        let memory = format!("{}M", guest.memory);
+        let daemon = payload("vhost-device-irq");
+        let argv = [&daemon, "qemu-args", "--socket-path", SOCKET, "--memory", &memory, "--format", "lines"];
+        let lines = host.agent().run(&argv)?;
+        Ok(guest.with(lines.lines().map(str::to_owned)))
+    }
+
+    /// Ends it where nothing about its end is checked.
+    pub(super) fn stop(&self) -> Result<()> {
+        self.process.signal(SIGTERM)?;
+        self.process.wait(LEAVE).map(drop)
+    }
+
+    /// Waits until it has put the things of `frontends` frontends away, and compares what it holds with what it held before
+    /// the first.
+    pub(super) fn has_let_go(&self, host: &Host, frontends: usize) -> Result<(bool, String)> {
+        // It says so when it is done with one.
+        if let Some(last) = frontends.checked_sub(1) {
+            host.agent().output_line_after(&self.name, last, "the frontend left", SOON)?;
+        }
+        let (before, after) = (self.before, self.process.holdings()?);
+        Ok((
+            after == before,
+            format!("before the first frontend {before}, after {frontends} of them {after}"),
+        ))
+    }
+
+    /// The check `daemon-leaks-nothing`, and its sabotage `lingering-frontend`.
+    pub(super) fn leaks_nothing(&self, stand: &mut Stand<'_>, host: &Host, frontends: usize) -> Result<()> {
+        if stand.sabotaged("lingering-frontend") {
+            host.agent().perform(Operation::Connect { path: SOCKET.into() })?;
+            host.agent().output_line_after(&self.name, frontends, "a frontend connected", SOON)?;
+        }
+        stand.report.check("daemon-leaks-nothing", &self.log(), || {
+            let (equal, seen) = self.has_let_go(host, frontends)?;
+            expect(equal, seen)
+        })
+    }
+
+    /// The check `daemon-leaves-cleanly`, and its sabotage `killed-daemon`.
+    pub(super) fn leaves(&self, stand: &mut Stand<'_>) -> Result<()> {
+        let signal = if stand.sabotaged("killed-daemon") { SIGKILL } else { SIGTERM };
+        stand.report.check("daemon-leaves-cleanly", &self.log(), || {
+            let start = Instant::now();
+            self.process.signal(signal)?;
+            let end = self.process.wait(LEAVE)?;
+            let milliseconds = start.elapsed().as_millis();
+            match end {
+                Some(end) => expect(end == End::Code(0), format!("{end} after {milliseconds} ms")),
+                None => Err(Unmet::Seen(format!("still there {milliseconds} ms after SIGTERM"))),
+            }
+        })
+    }
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The functions that guests get.
+
+use crate::machine::{Guest, Machine};
+
+/// The VMM's process id, by which the daemon finds the VFIO devices.
+pub(super) const PIDFILE: &str = "/run/qemu.pid";
+
+/// A function: what emulates it, where it is on the host, and where a guest sees it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Function {
+    /// The host's emulator's `-device`.
+    device: &'static str,
+    /// On the host.
+    pub(super) host: &'static str,
+    /// In the guest.
+    pub(super) guest: &'static str,
+    /// Options of its assignment to the guest.
+    options: &'static str,
+}
+
+/// One MSI vector, and a DMA engine that writes any bytes to any address. It has no requester id, so that VT-d does not check
+/// whose message it writes: this one device can play the message store of any other.
+pub(super) const EDU: Function = Function {
+    device: "edu,addr=05.0,dma_mask=0xffffffff",
+    host: "0000:00:05.0",
+    guest: "0000:00:06.0",
+    options: "",
+};
+
+/// Ten MSI-X vectors, which a register raises in software, with the function's requester id.
+pub(super) const IGB: Function =
+    Function { device: "igb,addr=06.0", host: "0000:00:06.0", guest: "0000:00:07.0", options: "" };
+
+impl Function {
+    /// The daemon's `--device` for it, without its VFIO device.
+    pub(super) fn spec(&self) -> String {
+        format!("{},guest={}", self.host, self.guest.trim_start_matches("0000:"))
+    }
+
+    /// The daemon's `--device` for it, with the VFIO device of the VMM.
+    pub(super) fn spec_with_vfio(&self) -> String {
+        format!("{},vfio=pidfile:{PIDFILE}", self.spec())
+    }
+
+    /// Its directory in sysfs as the guest has it.
+    pub(super) fn in_guest(&self, file: &str) -> String {
+        format!("/sys/bus/pci/devices/{}/{file}", self.guest)
+    }
+
+    fn slot(&self) -> &'static str {
+        self.guest.trim_start_matches("0000:00:")
+    }
+}
+
+/// An emulated host with these functions.
+pub(super) fn machine_with(functions: &[Function]) -> Machine {
+    functions.iter().fold(Machine::vtd(), |machine, function| machine.device(function.device))
+}
+
+/// A guest with these functions assigned to it.
+pub(super) fn guest_with(functions: &[Function]) -> Guest {
+    let assign =
+        |guest: Guest, function: &Function| guest.assign(function.host, function.slot(), function.options);
+    functions.iter().fold(Guest::plain(), assign).with(["-pidfile", PIDFILE].map(str::to_owned))
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The kernels of a scenario: that they are what it needs, and well at its end.
+
+use super::functions::Function;
+use super::{SOON, Stand, text_of};
+use crate::checks::expect;
+use crate::error::{Error, Result};
+use crate::host::{Host, RunningGuest};
+use std::path::PathBuf;
+use std::time::Duration;
+use virtio_irq_lab_agent::{End, Operation};
+
+/// What a kernel logs when something is wrong with it.
+const TROUBLE: &[&str] = &["WARNING:", "BUG:", "Oops", "Kernel panic", "Call Trace:", "fault reason"];
+
+/// Enough for a guest's kernel to panic and start again.
+const RESTART: Duration = Duration::from_secs(150);
+
+/// The ground that everything stands on, check `host-remaps-interrupts`: without remapping there would be no fiction to see
+/// through. The functions belong to vfio-pci after it.
+pub(super) fn host_is_fit(stand: &mut Stand<'_>, host: &Host, functions: &[Function]) -> Result<()> {
+    let agent = host.agent();
+    stand.report.check("host-remaps-interrupts", &agent.kernel_log(), || {
+        let remapping = agent.kernel_lines(&["Enabled IRQ remapping"]);
+        let mut seen = text_of(remapping.first().map_or("no interrupt remapping", String::as_str)).to_owned();
+        let mut all = !remapping.is_empty();
+        for Function { host: function, .. } in functions {
+            host.bind_to_vfio(function)?;
+            let driver = agent.link(&format!("/sys/bus/pci/devices/{function}/driver"))?;
+            let group = agent.link(&format!("/sys/bus/pci/devices/{function}/iommu_group"))?;
+            seen.push_str(&format!("; {function} has driver {driver}, IOMMU group {group}"));
+            all &= driver == "vfio-pci";
+        }
+        expect(all, seen)
+    })
+}
+
+/// Starts a guest and loads modules in it.
+pub(super) fn start_guest(
+    host: &Host,
+    name: &str,
+    guest: &crate::machine::Guest,
+    modules: &[&str],
+) -> Result<RunningGuest> {
+    let guest = host.start_guest(name, guest)?;
+    load(&guest, modules)?;
+    Ok(guest)
+}
+
+/// Loads modules in a guest; parameters follow the name.
+pub(super) fn load(guest: &RunningGuest, modules: &[&str]) -> Result<()> {
+    let load = |module: &&str| {
+        let (name, parameters) = module.split_once(' ').unwrap_or((module, ""));
+        let operation = Operation::LoadModule { name: name.to_owned(), parameters: parameters.to_owned() };
+        guest.agent().perform(operation)
+    };
+    modules.iter().try_for_each(load)
+}
+
+/// Switches a guest off; its QEMU has to leave in good order.
+pub(super) fn power_off(guest: RunningGuest) -> Result<()> {
+    let log: PathBuf = guest.qemu().log();
+    match guest.power_off()? {
+        End::Code(0) => Ok(()),
+        end => Err(Error::Gone { machine: "the guest's QEMU".into(), why: end.to_string(), log }),
+    }
+}
+
+/// The check `guest-kernel-is-well`, and its sabotage `guest-warns`. Any warning would have been a panic and so a start of a
+/// guest; `planned` is how many starts there should have been on its channel.
+pub(super) fn guest_is_well(stand: &mut Stand<'_>, guest: &RunningGuest, planned: usize) -> Result<()> {
+    let agent = guest.agent();
+    if stand.sabotaged("guest-warns") {
+        agent.tell(Operation::Write { path: "/proc/sysrq-trigger".into(), data: "c".into() })?;
+        // Its panic is a reboot, and that is what has to be seen.
+        agent.started(agent.start_count() + 1, RESTART)?;
+    }
+    stand.report.check("guest-kernel-is-well", &agent.kernel_log(), || {
+        let starts = agent.start_count();
+        let trouble = agent.kernel_lines(TROUBLE);
+        let seen = match trouble.first() {
+            Some(line) => format!("{starts} starts, {planned} planned; {}", text_of(line)),
+            None => format!("{starts} starts, {planned} planned; no warning, which would have been a panic"),
+        };
+        expect(starts == planned && trouble.is_empty(), seen)
+    })
+}
+
+/// The check `host-kernel-is-well`, and its sabotage `host-warns`. Lines with `expected` in them are no trouble.
+pub(super) fn host_is_well(stand: &mut Stand<'_>, host: &Host, expected: Option<&str>) -> Result<()> {
+    let agent = host.agent();
+    if stand.sabotaged("host-warns") {
+        // Without the newline the kernel holds the line back, for more of it.
+        agent.write("/dev/kmsg", "WARNING: this is sabotage\n")?;
+        agent.kernel_line(0, "this is sabotage", SOON)?;
+    }
+    stand.report.check("host-kernel-is-well", &agent.kernel_log(), || {
+        let mut trouble = agent.kernel_lines(TROUBLE);
+        trouble.retain(|line| !expected.is_some_and(|expected| line.contains(expected)));
+        let seen = trouble.first().map_or("no warning, no fault of the IOMMU", |line| text_of(line));
+        expect(trouble.is_empty(), seen)
+    })
+}
