@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The daemon as a process of its own.
 
+use crate::PATIENCE;
 use crate::program::{self, Profile};
 use crate::triggers::Triggers;
 use crate::vitals::Vitals;
@@ -10,12 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tempfile::TempDir;
 use virtio_irq_userspace::{Driver, DriverError, Options};
-
-/// Longest time that any step of a test waits. Nothing comes near it unless something is wrong.
-pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running `vhost-device-irq`, killed when dropped.
 #[derive(Debug)]

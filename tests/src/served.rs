@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The device in this process, so that a test can change what its simulated host does.
 
-use crate::daemon::PATIENCE;
+use crate::PATIENCE;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,18 +27,26 @@ pub struct Served {
 }
 
 impl Served {
-    /// Serves these functions; their ids are their positions.
+    /// Serves these functions with native and event delivery; their ids are their positions.
     ///
     /// # Panics
     /// The machine is out of something.
     pub fn start(functions: &[SimFunction]) -> Self {
+        Self::start_with(functions, FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true))
+    }
+
+    /// Serves these functions, all with these flags; their ids are their positions.
+    ///
+    /// # Panics
+    /// The machine is out of something.
+    pub fn start_with(functions: &[SimFunction], flags: FunctionFlags) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let socket = directory.path().join("irq.sock");
         let functions = (0..).map(FunctionId).zip(functions).map(|(id, host)| {
             let what = host.describe();
             let function = Function {
                 id,
-                flags: FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true),
+                flags,
                 guest_address: None,
                 ids: what.ids,
                 intx_count: what.intx_count,

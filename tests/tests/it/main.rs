@@ -2,6 +2,7 @@
 //! Tests of the parts together. None of them needs root, hardware, QEMU or a kernel module.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test program: what fails here fails the test")]
 
+mod conform;
 mod cores;
 mod events;
 mod hostile_frontend;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A vhost-user frontend that sends exactly what it is told to, right or wrong.
 
-use crate::daemon::PATIENCE;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 use vhost::vhost_user::message::FrontendReq;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
@@ -18,9 +18,20 @@ pub const NEED_REPLY: u32 = 1 << 3;
 /// The feature bit that announces protocol features.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 
+/// The longest configuration space that one message carries.
+pub const MAX_CONFIG: u32 = 256;
+
+const MQ: u64 = 1;
+const REPLY_ACK: u64 = 1 << 3;
+const CONFIG: u64 = 1 << 9;
+
 /// The connection of a frontend.
 #[derive(Debug)]
-pub struct Link(UnixStream);
+pub struct Link {
+    stream: UnixStream,
+    /// Whether the backend acknowledges what has no answer of its own. Until that was agreed on it is assumed.
+    acknowledges: bool,
+}
 
 /// One region of a memory table.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +57,9 @@ pub enum LinkError {
     /// The backend acknowledged with this number, which is not 0.
     #[error("the backend refused with {0}")]
     Refused(u64),
+    /// The backend has no configuration space to read.
+    #[error("the backend offers no protocol features, or not CONFIG (bit 9) among them")]
+    NoConfig,
     /// The backend answered something else.
     #[error("the backend answered another message")]
     Other,
@@ -55,15 +69,23 @@ pub enum LinkError {
 }
 
 impl Link {
-    /// Connects to a backend.
+    /// Connects to a backend that answers within [`PATIENCE`](crate::PATIENCE).
     ///
     /// # Errors
     /// Nobody listens there.
     pub fn connect(path: &Path) -> io::Result<Self> {
+        Self::connect_within(path, crate::PATIENCE)
+    }
+
+    /// Connects to a backend, each of whose answers may take `patience`, which is not zero.
+    ///
+    /// # Errors
+    /// Nobody listens there.
+    pub fn connect_within(path: &Path, patience: Duration) -> io::Result<Self> {
         let stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self(stream))
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        Ok(Self { stream, acknowledges: true })
     }
 
     /// The message header for a request.
@@ -80,7 +102,7 @@ impl Link {
     /// # Errors
     /// The backend closed the connection.
     pub fn send(&self, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
-        let sent = self.0.send_with_fds(&[bytes], fds).map_err(io::Error::from)?;
+        let sent = self.stream.send_with_fds(&[bytes], fds).map_err(io::Error::from)?;
         if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
@@ -100,7 +122,7 @@ impl Link {
     }
 
     fn read(&mut self, bytes: &mut [u8]) -> Result<(), LinkError> {
-        self.0.read_exact(bytes).map_err(|error| match error.kind() {
+        self.stream.read_exact(bytes).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
                 LinkError::Closed
             }
@@ -115,7 +137,7 @@ impl Link {
     pub fn wait_closed(&mut self) -> io::Result<()> {
         let mut bytes = [0; 256];
         loop {
-            match self.0.read(&mut bytes) {
+            match self.stream.read(&mut bytes) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
@@ -129,7 +151,7 @@ impl Link {
     /// # Errors
     /// The connection is closed.
     pub fn finish(&self) -> io::Result<()> {
-        self.0.shutdown(std::net::Shutdown::Write)
+        self.stream.shutdown(std::net::Shutdown::Write)
     }
 
     /// Sends a request and returns the payload of its reply.
@@ -141,11 +163,14 @@ impl Link {
         self.reply(request)
     }
 
-    /// Sends a request and waits for its acknowledgement.
+    /// Sends a request and waits for its acknowledgement, if the backend gives any.
     ///
     /// # Errors
     /// The backend refuses it.
     pub fn tell(&mut self, request: FrontendReq, payload: &[u8], fds: &[RawFd]) -> Result<(), LinkError> {
+        if !self.acknowledges {
+            return Ok(self.message(request, VERSION, payload, fds)?);
+        }
         self.message(request, VERSION | NEED_REPLY, payload, fds)?;
         match u64_of(&self.reply(request)?)? {
             0 => Ok(()),
@@ -176,20 +201,54 @@ impl Link {
         u64_of(&self.ask(request, &[])?)
     }
 
+    /// The feature bits that the backend offers.
+    ///
+    /// # Errors
+    /// The backend does not answer.
+    pub fn features(&mut self) -> Result<u64, LinkError> {
+        self.ask_number(FrontendReq::GET_FEATURES)
+    }
+
     /// Agrees on features and protocol features, up to where rings can be set up. From here on [`Link::tell`] works.
     ///
     /// # Errors
-    /// The backend refuses.
+    /// The backend refuses, or has no configuration space.
     pub fn negotiate(&mut self, features: u64) -> Result<(), LinkError> {
-        const MQ_REPLY_ACK_CONFIG: u64 = 1 | 1 << 3 | 1 << 9;
-        self.ask_number(FrontendReq::GET_FEATURES)?;
+        self.features()?;
         let protocol = self.ask_number(FrontendReq::GET_PROTOCOL_FEATURES)?;
-        let taken = protocol & MQ_REPLY_ACK_CONFIG;
+        if protocol & CONFIG == 0 {
+            return Err(LinkError::NoConfig);
+        }
+        let taken = protocol & (MQ | REPLY_ACK | CONFIG);
         self.message(FrontendReq::SET_PROTOCOL_FEATURES, VERSION, &taken.to_ne_bytes(), &[])?;
         self.message(FrontendReq::SET_OWNER, VERSION, &[], &[])?;
-        // The library behind the backend only looks at SET_FEATURES for whether acknowledgements are on.
+        self.acknowledges = taken & REPLY_ACK != 0;
+        // The library behind our backend only looks at SET_FEATURES for whether acknowledgements are on.
         let features = features | PROTOCOL_FEATURES;
         self.tell(FrontendReq::SET_FEATURES, &features.to_ne_bytes(), &[])
+    }
+
+    /// Reads bytes of the configuration space: at most [`MAX_CONFIG`] of them.
+    ///
+    /// # Errors
+    /// The backend does not answer with as many.
+    pub fn config(&mut self, offset: u32, size: u32) -> Result<Vec<u8>, LinkError> {
+        let mut payload = config_header(offset, size);
+        payload.resize(payload.len() + size as usize, 0);
+        let reply = self.ask(FrontendReq::GET_CONFIG, &payload)?;
+        match reply.split_at_checked(CONFIG_HEADER) {
+            Some((_, bytes)) if bytes.len() == size as usize => Ok(bytes.to_vec()),
+            _ => Err(LinkError::Other),
+        }
+    }
+
+    /// Writes bytes of the configuration space, as a driver does.
+    ///
+    /// # Errors
+    /// The backend refuses it.
+    pub fn set_config(&mut self, offset: u32, bytes: &[u8]) -> Result<(), LinkError> {
+        let size = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+        self.tell(FrontendReq::SET_CONFIG, &[&config_header(offset, size), bytes].concat(), &[])
     }
 
     /// Sets the memory table.
@@ -262,6 +321,14 @@ pub fn pair(first: u32, second: u32) -> [u8; 8] {
     low.copy_from_slice(&first.to_ne_bytes());
     high.copy_from_slice(&second.to_ne_bytes());
     bytes
+}
+
+/// Size of what precedes the bytes in messages about the configuration space.
+const CONFIG_HEADER: usize = 12;
+
+/// Offset, size, and flags that are 0.
+fn config_header(offset: u32, size: u32) -> Vec<u8> {
+    [pair(offset, size).as_slice(), &[0; 4]].concat()
 }
 
 fn u64_of(payload: &[u8]) -> Result<u64, LinkError> {

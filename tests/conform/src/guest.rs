@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A guest that lays its rings out byte by byte, by the rules or against them.
 
-use crate::daemon::PATIENCE;
+use crate::PATIENCE;
 use crate::link::{Link, LinkError, Region};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vhost::vhost_user::message::FrontendReq;
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
@@ -20,8 +20,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Guest-physical address of the first byte of memory.
 pub const RAM: u64 = 0x10_0000;
-/// Size of memory in bytes.
-pub const RAM_SIZE: u64 = 0x10_0000;
+/// Size of memory in bytes: the reply to the longest request that there is fits.
+pub const RAM_SIZE: u64 = 0x40_0000;
 /// Where requests and replies lie: everything below belongs to rings.
 pub const DATA: u64 = RAM + 0x2_0000;
 /// Where replies lie.
@@ -175,12 +175,20 @@ impl Guest {
     pub fn boot_with(socket: &Path, features: u64) -> Result<Self, LinkError> {
         let mut link = Link::connect(socket)?;
         link.negotiate(features)?;
-        let ram = Ram::new();
-        link.memory(&[ram.region()])?;
-        let mut guest = Self { link, ram, queues: [Queue::new(), Queue::new()] };
+        let mut guest = Self::over(link)?;
         guest.set_up(REQUEST_QUEUE, 16)?;
         guest.set_up(EVENT_QUEUE, 16)?;
         Ok(guest)
+    }
+
+    /// A guest whose connection is past the negotiation. It has memory, and no queue is set up.
+    ///
+    /// # Errors
+    /// The backend refuses the memory.
+    pub fn over(mut link: Link) -> Result<Self, LinkError> {
+        let ram = Ram::new();
+        link.memory(&[ram.region()])?;
+        Ok(Self { link, ram, queues: [Queue::new(), Queue::new()] })
     }
 
     /// Sets a queue up from scratch.
@@ -199,11 +207,24 @@ impl Guest {
     /// # Errors
     /// The backend refuses a step.
     pub fn start(&mut self, queue: u16, size: u16, parts: [u64; 3]) -> Result<(), LinkError> {
+        self.queues[usize::from(queue)] = Queue { size, ..Queue::new() };
+        self.hand_over(queue, 0, parts)
+    }
+
+    /// Lets a queue that was [taken down](Guest::take_down) go on where it was, as after a pause.
+    ///
+    /// # Errors
+    /// The backend refuses a step.
+    pub fn go_on(&mut self, queue: u16, base: u32) -> Result<(), LinkError> {
+        let user = self.ram.user(ring(queue));
+        self.hand_over(queue, base, [user, user + AVAILABLE, user + USED])
+    }
+
+    fn hand_over(&mut self, queue: u16, base: u32, parts: [u64; 3]) -> Result<(), LinkError> {
         let index = u32::from(queue);
         let state = &mut self.queues[usize::from(queue)];
-        *state = Queue { size, ..Queue::new() };
-        self.link.vring(FrontendReq::SET_VRING_NUM, index, u32::from(size))?;
-        self.link.vring(FrontendReq::SET_VRING_BASE, index, 0)?;
+        self.link.vring(FrontendReq::SET_VRING_NUM, index, u32::from(state.size))?;
+        self.link.vring(FrontendReq::SET_VRING_BASE, index, base)?;
         self.link.vring_address(index, parts[0], parts[1], parts[2])?;
         self.link.vring_fd(FrontendReq::SET_VRING_KICK, queue.into(), &state.kick)?;
         self.link.vring_fd(FrontendReq::SET_VRING_CALL, queue.into(), &state.call)?;
@@ -287,20 +308,27 @@ impl Guest {
     /// # Panics
     /// None comes.
     pub fn used(&mut self, queue: u16) -> (u32, u32) {
-        let deadline = Instant::now() + PATIENCE;
+        self.used_within(queue, PATIENCE)
+            .unwrap_or_else(|| panic!("the device does not return a chain of queue {queue}"))
+    }
+
+    /// Waits for the next entry of the used ring, but not longer than this.
+    pub fn used_within(&mut self, queue: u16, patience: Duration) -> Option<(u32, u32)> {
+        let deadline = Instant::now() + patience;
         loop {
             // Taken back before looking: a call after this is for something that was not there yet.
             let _ = self.queues[usize::from(queue)].call.read();
             if let Some(entry) = self.poll_used(queue) {
-                return entry;
+                return Some(entry);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = Timespec::try_from(left).expect("a short time");
             let call = self.queues[usize::from(queue)].call.as_raw_fd();
             // SAFETY: the eventfd is open: it belongs to `self`, which is borrowed until the wait is over.
             let call = unsafe { BorrowedFd::borrow_raw(call) };
-            let ready = poll(&mut [PollFd::new(&call, PollFlags::IN)], Some(&timeout)).expect("poll works");
-            assert!(ready > 0, "the device does not return a chain of queue {queue}");
+            if poll(&mut [PollFd::new(&call, PollFlags::IN)], Some(&timeout)).expect("poll works") == 0 {
+                return self.poll_used(queue);
+            }
         }
     }
 
