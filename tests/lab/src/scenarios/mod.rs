@@ -44,6 +44,8 @@ pub struct Scenario {
     pub checks: &'static [&'static str],
     /// Ways to break it, by which one sees that its checks can fail.
     pub sabotages: &'static [Sabotage],
+    /// Why only its name starts it, and `cargo xtask test` does not; nothing for one that always runs.
+    pub unsettled: Option<&'static str>,
     /// When it is broken off.
     limit: Duration,
     run: fn(&mut Stand<'_>) -> Result<()>,

@@ -141,6 +141,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         KILLED_DAEMON,
         HOST_WARNS,
     ],
+    unsettled: None,
     limit: Duration::from_secs(600),
     run,
 };

@@ -78,6 +78,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             fails: "the-daemon-delivers-sixteen-sources-of-xhci",
         },
     ],
+    unsettled: None,
     limit: Duration::from_secs(800),
     run,
 };
