@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Joins the device core and the host side. Knows no transport.
 
+mod membership;
+mod observer;
+
+pub use membership::MembershipError;
+pub use observer::Observer;
+
+use crate::counters::Counters;
 use crate::deliveries::{BATCH, Deliveries};
 use crate::device::{
     Assigned, Attach, Detach, Device, DuplicateId, Inspection, Pair, Quota, RateLimit, Reply, Step, Watch,
@@ -10,7 +17,7 @@ use crate::lookout::{Lookout, Occasion};
 use crate::rate::Limited;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 use tracing::warn;
 use virtio_irq_proto::wire;
@@ -20,9 +27,12 @@ use virtio_irq_proto::{FunctionId, IrqType, VectorRange};
 #[derive(Debug)]
 pub struct Bridge {
     device: Mutex<Device>,
-    functions: BTreeMap<FunctionId, Box<dyn HostFunction>>,
+    /// Written to for a moment when the operator adds or takes away a function.
+    functions: RwLock<BTreeMap<FunctionId, Arc<dyn HostFunction>>>,
     deliveries: Deliveries,
     lookout: Lookout,
+    counters: Counters,
+    observer: OnceLock<Observer>,
     /// A guest decides how often the host side fails.
     complaints: Limited,
 }
@@ -45,12 +55,14 @@ impl Bridge {
     /// Two functions with one id; the process is out of descriptors.
     pub fn new(functions: Vec<(Assigned, Box<dyn HostFunction>)>, quota: Quota) -> Result<Self, BridgeError> {
         let device = Device::new(functions.iter().map(|(assigned, _)| assigned.clone()).collect(), quota)?;
-        let functions = functions.into_iter().map(|(assigned, host)| (assigned.function.id, host)).collect();
+        let hosts = functions.into_iter().map(|(assigned, host)| (assigned.function.id, Arc::from(host)));
         Ok(Self {
             device: Mutex::new(device),
-            functions,
+            functions: RwLock::new(hosts.collect()),
             deliveries: Deliveries::new().map_err(BridgeError::Deliveries)?,
             lookout: Lookout::new().map_err(BridgeError::Deliveries)?,
+            counters: Counters::default(),
+            observer: OnceLock::new(),
             complaints: Limited::default(),
         })
     }
@@ -66,8 +78,19 @@ impl Bridge {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// Answers a request; see [`Device::request`].
     pub fn answer(&self, readable: &[u8], writable: usize) -> Reply {
+        let reply = self.work_out(readable, writable);
+        self.counters.answered(readable, reply.bytes());
+        reply
+    }
+
+    fn work_out(&self, readable: &[u8], writable: usize) -> Reply {
         let mut step = self.device().request(readable, writable);
         loop {
             step = match step {
@@ -219,7 +242,7 @@ impl Bridge {
         if inspection.has_sources() && self.end_lost_sources(id) {
             return;
         }
-        let Some(function) = self.functions.get(&id) else { return };
+        let Some(function) = self.function(id) else { return };
         for vectors in inspection.vectors() {
             // Nobody asked, so nobody is told that the host failed: the next look may find it well again.
             let result = function.read_messages(*vectors).map_err(|error| error.failure());
@@ -231,7 +254,7 @@ impl Bridge {
     /// regular looks this is where the answer matters: before more is built on them.
     fn end_lost_sources(&self, id: FunctionId) -> bool {
         let lost = |host: &dyn Interrupts| !host.still_ours();
-        let lost = self.functions.get(&id).and_then(|function| function.interrupts()).is_some_and(lost);
+        let lost = self.function(id).is_some_and(|function| function.interrupts().is_some_and(lost));
         if lost {
             let ended = {
                 let mut device = self.device();
@@ -245,7 +268,8 @@ impl Bridge {
 
     /// Has the end of the VMM noticed whose device is held now.
     fn watch_owner(&self, id: FunctionId) {
-        let Some(host) = self.functions.get(&id).and_then(|function| function.interrupts()) else { return };
+        let Some(function) = self.function(id) else { return };
+        let Some(host) = function.interrupts() else { return };
         let watched = match host.owner() {
             Ok(None) => Ok(()),
             Ok(Some(owner)) => self.lookout.watch(id, owner),
@@ -300,9 +324,10 @@ impl Bridge {
         about: fmt::Arguments<'_>,
         call: impl FnOnce(&dyn HostFunction) -> Result<R, HostError>,
     ) -> Result<R, HostError> {
-        let function = self.functions.get(&id).ok_or(HostError::Gone)?;
+        let function = self.function(id).ok_or(HostError::Gone)?;
         let result = call(function.as_ref());
         if let Err(error @ (HostError::Failed { .. } | HostError::Gone)) = &result {
+            self.counters.host_failed();
             self.complaints.run(|| warn!("{}{about}: {error}", function.name()));
         }
         result

@@ -8,10 +8,13 @@
 
 pub mod bridge;
 pub mod cli;
+pub mod control;
+pub mod counters;
 pub mod deliveries;
 pub mod device;
 pub mod doctor;
 pub mod host;
+pub mod log;
 pub mod lookout;
 mod rate;
 pub mod serve;

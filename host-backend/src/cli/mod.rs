@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The command line.
 
+mod ctl;
 mod device;
 mod qemu;
 
+pub use ctl::{CtlArgs, CtlError};
 pub(crate) use device::address;
 pub use device::{DeviceSpec, Model, SpecError};
 pub use qemu::{ArgsFormat, QemuArgs};
 
 use crate::bridge::{Bridge, BridgeError};
+use crate::control::{Control, ControlError};
 use crate::device::{Assigned, Quota, RateLimit};
 use crate::doctor::DoctorArgs;
 use crate::host::linux::{LinuxFunction, OpenError, Sysfs};
 use crate::host::sim::SimFunction;
 use crate::host::{HostFunction, Isolation};
+use crate::log::{Log, LogFormat, LogLevel};
 use crate::serve::{SocketError, Stop, Transport, serve};
 use crate::vfio::{DeviceSource, Host, SupplyError};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeSet;
 use std::io;
@@ -24,7 +28,6 @@ use std::num::NonZeroU32;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
 use virtio_irq_proto::{Function, FunctionFlags, FunctionId};
 
@@ -98,6 +101,9 @@ enum Command {
     Doctor(DoctorArgs),
     /// Print the QEMU options that connect a VM to the daemon
     QemuArgs(QemuArgs),
+
+    /// Ask a running daemon what there is and what happens, and change it
+    Ctl(CtlArgs),
 }
 
 #[derive(Args, Debug)]
@@ -117,7 +123,7 @@ struct DaemonArgs {
     #[arg(
         long = "device",
         value_name = "SPEC",
-        required_unless_present = "print_capabilities",
+        required_unless_present_any = ["print_capabilities", "control_socket"],
         long_help = DEVICE_HELP
     )]
     devices: Vec<DeviceSpec>,
@@ -141,21 +147,22 @@ struct DaemonArgs {
     #[arg(long, value_name = "N")]
     source_rate_limit: Option<NonZeroU32>,
 
+    /// Listen at PATH for `vhost-device-irq ctl`, and for whoever else reads what happens or adds and takes away functions
+    /// while the guest runs. Only the user of the daemon can connect
+    #[arg(long, value_name = "PATH")]
+    control_socket: Option<PathBuf>,
+
     /// How much to say on standard error
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Info)]
     log_level: LogLevel,
 
+    /// How to say it
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+
     /// Print what the program can do, as JSON, and exit (QEMU's docs/interop/vhost-user.json)
     #[arg(long)]
     print_capabilities: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
 }
 
 /// Why the daemon does not run.
@@ -179,6 +186,10 @@ pub enum Error {
     SameId { id: FunctionId },
     #[error("no id is left for --device {name}: give smaller ids with id=")]
     NoId { name: String },
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Ctl(#[from] CtlError),
     #[error("cannot serve: {0}")]
     Serve(#[from] io::Error),
     #[error("cannot write to standard output: {0}")]
@@ -190,6 +201,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::SameDevice { .. } | Self::SameId { .. } | Self::NoId { .. } => 2,
+            Self::Ctl(error) => error.exit_code(),
             _ => 1,
         }
     }
@@ -206,6 +218,7 @@ impl Cli {
                 return args.run().map(|verdict| verdict.exit_code()).map_err(Error::Print);
             }
             Some(Command::QemuArgs(args)) => args.print().map_err(Error::Print),
+            Some(Command::Ctl(args)) => Ok(args.run()?),
             None if self.daemon.print_capabilities => print_capabilities().map_err(Error::Print),
             None => self.daemon.run(),
         }?;
@@ -215,7 +228,7 @@ impl Cli {
 
 impl DaemonArgs {
     fn run(self) -> Result<(), Error> {
-        init_log(self.log_level);
+        let log = Log::init(self.log_level, self.log_format);
         raise_descriptor_limit();
         // From here on a signal ends the daemon in order, and removes its socket.
         let stop = Stop::on_signals()?;
@@ -223,11 +236,15 @@ impl DaemonArgs {
         if let Some(count) = self.source_rate_limit {
             bridge.limit_rate(RateLimit::per_second(count));
         }
-        let transport = match (self.socket_path, self.fd) {
-            (Some(path), _) => Transport::bind(&path)?,
+        let transport = match (&self.socket_path, self.fd) {
+            (Some(path), _) => Transport::bind(path)?,
             (None, Some(number)) => Transport::inherit(number)?,
             (None, None) => return Ok(()),
         };
+        let control = self.control_socket.as_deref();
+        let _control = control
+            .map(|path| Control::start(path, bridge.clone(), log, self.allow_unsafe_interrupts))
+            .transpose()?;
         Ok(serve(&bridge, transport, &stop)?)
     }
 
@@ -248,63 +265,13 @@ impl DaemonArgs {
             {
                 return Err(Error::SameDevice { name: address.to_string() });
             }
-            functions.push(self.open(spec, FunctionId(id))?);
+            functions.push(open_function(spec, FunctionId(id), self.allow_unsafe_interrupts)?);
         }
         let quota = Quota { guest: self.max_sources, function: self.max_sources_per_function };
         Bridge::new(functions, quota).map_err(|error| match error {
             BridgeError::SameId(duplicate) => Error::SameId { id: duplicate.0 },
             BridgeError::Deliveries(error) => Error::Serve(error),
         })
-    }
-
-    fn open(&self, spec: &DeviceSpec, id: FunctionId) -> Result<(Assigned, Box<dyn HostFunction>), Error> {
-        let host: Box<dyn HostFunction> = match &spec.model {
-            Model::Host(address, source) => {
-                let open = |source: &DeviceSource| source.open(&Host::here(), *address).map(Arc::new);
-                let vfio = source.as_ref().map(open).transpose()?;
-                Box::new(LinuxFunction::open(&Sysfs::here(), *address, vfio)?)
-            }
-            Model::Sim { name, ids, msi_count, msix_count } => {
-                Box::new(SimFunction::new(name, *ids, *msi_count, *msix_count, id.0))
-            }
-        };
-        let what = host.describe();
-        let isolated = what.isolation == Isolation::Isolated;
-        if let Isolation::Missing(reason) = what.isolation {
-            if !self.allow_unsafe_interrupts {
-                return Err(Error::NotIsolated { name: host.name().to_owned(), reason });
-            }
-            warn!(
-                "{} is not isolated ({reason}), and allowed to be by --allow-unsafe-interrupts",
-                host.name()
-            );
-        }
-        let native = what.msi_count > 0 || what.msix_count > 0;
-        if !native {
-            warn!("{} has neither MSI nor MSI-X: there are no messages to tell", host.name());
-        }
-        info!(
-            "function {id}: {} [{:04x}:{:04x}], {} MSI and {} MSI-X vectors",
-            host.name(),
-            what.ids.vendor,
-            what.ids.device,
-            what.msi_count,
-            what.msix_count
-        );
-        let function = Function {
-            id,
-            flags: FunctionFlags::default()
-                .with(FunctionFlags::ISOLATED, isolated)
-                .with(FunctionFlags::STABLE, isolated)
-                .with(FunctionFlags::NATIVE, native)
-                .with(FunctionFlags::EVENT, host.interrupts().is_some()),
-            guest_address: spec.guest,
-            ids: what.ids,
-            intx_count: what.intx_count,
-            msi_count: what.msi_count,
-            msix_count: what.msix_count,
-        };
-        Ok((Assigned { function, refused: false }, host))
     }
 }
 
@@ -316,22 +283,56 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-fn init_log(level: LogLevel) {
-    let filter = match level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
+/// Opens a function of the host, or simulates one, and finds out what the guest is to be told of it.
+pub(crate) fn open_function(
+    spec: &DeviceSpec,
+    id: FunctionId,
+    allow_unsafe_interrupts: bool,
+) -> Result<(Assigned, Box<dyn HostFunction>), Error> {
+    let host: Box<dyn HostFunction> = match &spec.model {
+        Model::Host(address, source) => {
+            let open = |source: &DeviceSource| source.open(&Host::here(), *address).map(Arc::new);
+            let vfio = source.as_ref().map(open).transpose()?;
+            Box::new(LinuxFunction::open(&Sysfs::here(), *address, vfio)?)
+        }
+        Model::Sim { name, ids, msi_count, msix_count } => {
+            Box::new(SimFunction::new(name, *ids, *msi_count, *msix_count, id.0))
+        }
     };
-    // Standard error's reader adds the time: the journal, or the person at the terminal.
-    let log = tracing_subscriber::fmt()
-        .with_max_level(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .with_target(false)
-        .without_time();
-    // It fails only if there is a log already.
-    let _ = log.try_init();
+    let what = host.describe();
+    let isolated = what.isolation == Isolation::Isolated;
+    if let Isolation::Missing(reason) = what.isolation {
+        if !allow_unsafe_interrupts {
+            return Err(Error::NotIsolated { name: host.name().to_owned(), reason });
+        }
+        warn!("{} is not isolated ({reason}), and allowed to be by --allow-unsafe-interrupts", host.name());
+    }
+    let native = what.msi_count > 0 || what.msix_count > 0;
+    if !native {
+        warn!("{} has neither MSI nor MSI-X: there are no messages to tell", host.name());
+    }
+    info!(
+        "function {id}: {} [{:04x}:{:04x}], {} MSI and {} MSI-X vectors",
+        host.name(),
+        what.ids.vendor,
+        what.ids.device,
+        what.msi_count,
+        what.msix_count
+    );
+    let function = Function {
+        id,
+        flags: FunctionFlags::default()
+            .with(FunctionFlags::ISOLATED, isolated)
+            .with(FunctionFlags::STABLE, isolated)
+            .with(FunctionFlags::NATIVE, native)
+            .with(FunctionFlags::EVENT, host.interrupts().is_some()),
+        guest_address: spec.guest,
+        ids: what.ids,
+        intx_count: what.intx_count,
+        msi_count: what.msi_count,
+        msix_count: what.msix_count,
+    };
+    Ok((Assigned { function, refused: false }, host))
 }
 
 fn print_capabilities() -> io::Result<()> {

@@ -4,6 +4,7 @@
 use super::sources::Vectors;
 use super::{DuplicateId, Pair};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as MapEntry;
 use std::num::NonZeroU16;
 use std::ops::Bound;
 use virtio_irq_proto::{Function, FunctionFlags, FunctionId, IrqType, Message, Status, VectorRange};
@@ -20,8 +21,10 @@ pub struct Assigned {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) assigned: Assigned,
-    gone: bool,
-    told: BTreeMap<(IrqType, u16), Message>,
+    pub(super) gone: bool,
+    /// The operator took it away: nothing will ask for it again once the ids can change.
+    detached: bool,
+    pub(super) told: BTreeMap<(IrqType, u16), Message>,
     /// The MSI-X vector after which [`Functions::next_to_look_at`] goes on.
     inspected: u16,
 }
@@ -70,6 +73,37 @@ impl Functions {
         }
     }
 
+    /// Every function with what is known about it, in ascending order of their ids.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    /// One more function, whose id was never another one's since the last reset (IRQ-DEV-20).
+    pub(super) fn add(&mut self, assigned: Assigned) -> Result<(), DuplicateId> {
+        let id = assigned.function.id;
+        match self.entries.entry(id) {
+            MapEntry::Occupied(_) => Err(DuplicateId(id)),
+            MapEntry::Vacant(place) => {
+                place.insert(Entry::new(assigned));
+                Ok(())
+            }
+        }
+    }
+
+    /// The lowest id that no function had since the last reset.
+    pub(super) fn unused_id(&self) -> Option<FunctionId> {
+        (0..=u16::MAX).map(FunctionId).find(|id| !self.entries.contains_key(id))
+    }
+
+    /// The operator took the function away. Whether it was still there.
+    pub(super) fn detach(&mut self, id: FunctionId) -> bool {
+        let there = self.mark_gone(id);
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.detached = true;
+        }
+        there
+    }
+
     /// Whether this is news.
     pub(super) fn mark_gone(&mut self, id: FunctionId) -> bool {
         self.entries.get_mut(&id).is_some_and(|entry| {
@@ -78,7 +112,9 @@ impl Functions {
         })
     }
 
-    pub(super) fn forget_told(&mut self) {
+    /// The device was reset: ids can change, and nothing was told.
+    pub(super) fn reset(&mut self) {
+        self.entries.retain(|_, entry| !entry.detached);
         for entry in self.entries.values_mut() {
             entry.told.clear();
         }
@@ -204,7 +240,7 @@ impl Functions {
 
 impl Entry {
     fn new(assigned: Assigned) -> Self {
-        Self { assigned, gone: false, told: BTreeMap::new(), inspected: 0 }
+        Self { assigned, gone: false, detached: false, told: BTreeMap::new(), inspected: 0 }
     }
 
     fn is_unstable(&self) -> bool {

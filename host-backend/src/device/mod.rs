@@ -40,7 +40,9 @@ mod inspect;
 #[cfg(test)]
 mod inspect_tests;
 mod limit;
+mod membership;
 mod reply;
+mod snapshot;
 #[cfg(test)]
 mod source_tests;
 mod sources;
@@ -52,7 +54,8 @@ pub use function::Assigned;
 pub use inspect::Inspection;
 pub use limit::RateLimit;
 pub use reply::Reply;
-pub use sources::{Detach, Quota, Vectors, Watch};
+pub use snapshot::{FunctionState, Snapshot, SourceState};
+pub use sources::{Detach, Quota, SourceCounts, Vectors, Watch};
 
 use events::EventQueue;
 use function::Functions;
@@ -205,7 +208,7 @@ impl Device {
     /// Returns what the host has to release: every source that the guest held.
     pub fn reset(&mut self) -> Vec<Detach> {
         self.events.clear();
-        self.functions.forget_told();
+        self.functions.reset();
         self.run.resets = self.run.resets.wrapping_add(1);
         self.sources.clear()
     }

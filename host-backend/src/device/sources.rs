@@ -2,6 +2,7 @@
 //! The sources that the guest holds, and which of them have something to say.
 
 use super::limit::{RateLimit, Taken};
+use super::snapshot::SourceState;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 use virtio_irq_proto::{Event, FunctionId, IrqType, SourceId, SourceRange, Status};
@@ -21,6 +22,8 @@ pub type Vectors = Vec<(u16, SourceId)>;
 #[derive(Debug)]
 pub(super) struct Sources {
     quota: Quota,
+    /// No further source is given.
+    draining: bool,
     /// Indexed by source id. Grows to the quota.
     slots: Vec<Option<Slot>>,
     used: u32,
@@ -60,6 +63,16 @@ struct Slot {
     paused: Option<Instant>,
     /// Fired when it might not: it is pending, but not before it is watched again.
     late: bool,
+    counts: SourceCounts,
+}
+
+/// What a source did since it was allocated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceCounts {
+    /// How often it was found to have fired. Interrupts that come faster than they are looked for are one.
+    pub fired: u64,
+    /// Number of its INTERRUPT events in buffers of the driver.
+    pub delivered: u64,
 }
 
 /// What a source that fired wants of whoever watches it.
@@ -84,6 +97,7 @@ impl Slot {
             taken: Taken::default(),
             paused: None,
             late: false,
+            counts: SourceCounts::default(),
         }
     }
 }
@@ -92,6 +106,7 @@ impl Sources {
     pub(super) fn new(quota: Quota) -> Self {
         Self {
             quota,
+            draining: false,
             slots: Vec::new(),
             used: 0,
             claims: BTreeMap::new(),
@@ -107,6 +122,32 @@ impl Sources {
         self.quota
     }
 
+    pub(super) fn drain(&mut self, draining: bool) {
+        self.draining = draining;
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// The sources that the driver holds, in ascending order of their ids.
+    pub(super) fn states(&self) -> impl Iterator<Item = SourceState> + '_ {
+        (0u32..).zip(&self.slots).filter_map(|(id, slot)| {
+            let Slot { function, irq_type, vector, masked, pending, revoked, counts, paused, .. } = (*slot)?;
+            Some(SourceState {
+                id: SourceId(id),
+                function,
+                irq_type,
+                vector,
+                masked,
+                pending,
+                revoked,
+                held_back: paused.is_some(),
+                counts,
+            })
+        })
+    }
+
     /// The type of the sources that a function has, if it has any.
     pub(super) fn claimed(&self, function: FunctionId) -> Option<IrqType> {
         self.claims.get(&function).map(|claim| claim.irq_type)
@@ -114,6 +155,9 @@ impl Sources {
 
     /// Number of sources that the function could still get.
     pub(super) fn room(&self, function: FunctionId) -> u32 {
+        if self.draining {
+            return 0;
+        }
         let held = self.claims.get(&function).map_or(0, |claim| claim.vectors.len());
         let held = u32::try_from(held).unwrap_or(u32::MAX);
         self.quota.function.saturating_sub(held).min(self.quota.guest.saturating_sub(self.used))
@@ -243,6 +287,7 @@ impl Sources {
         if slot.revoked {
             return Watch::On;
         }
+        slot.counts.fired = slot.counts.fired.saturating_add(1);
         // It is limited also while it is masked or pending: each time wakes the device.
         if let Some(Err(until)) = self.limit.map(|limit| limit.take(&mut slot.taken, now)) {
             slot.late |= !slot.pending;
@@ -400,6 +445,7 @@ impl Sources {
             if let Some(Some(slot)) = self.slots.get_mut(index(id)) {
                 slot.pending = false;
                 slot.masked = slot.irq_type == IrqType::Intx;
+                slot.counts.delivered = slot.counts.delivered.saturating_add(1);
             }
         }
     }

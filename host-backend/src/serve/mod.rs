@@ -53,6 +53,7 @@ fn serve_next(bridge: &Arc<Bridge>, listener: &mut Listener, stop: &Stop) -> io:
     let started = daemon.start(listener).map_err(|error| io::Error::other(error.to_string()));
     if started.is_ok() {
         info!("a frontend connected");
+        bridge.counters().frontend_came();
         let watch = daemon.shutdown_handle().map(|handle| stop.watch(handle));
         report(daemon.wait());
         drop(watch);

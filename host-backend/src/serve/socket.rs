@@ -66,21 +66,12 @@ pub enum SocketError {
 }
 
 impl Transport {
-    /// Listens at `path`, for the owner of the process only. What an earlier process left there is replaced.
+    /// See [`Listening::bind`].
     ///
     /// # Errors
-    /// A living process listens there, something else than a socket is there, or the file system refuses.
+    /// As there.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
-        remove_stale(path)?;
-        // The file has its mode from the beginning, so there is no moment in which others can connect.
-        let before = umask(Mode::from_raw_mode(0o177));
-        let socket = UnixListener::bind(path);
-        umask(before);
-        let create = |source| SocketError::Create { path: path.to_owned(), source };
-        let socket = socket.map_err(create)?;
-        let stat = lstat(path).map_err(|errno| create(errno.into()))?;
-        let file = SocketFile { path: path.to_owned(), device: stat.st_dev, inode: stat.st_ino };
-        Ok(Self::Listening(Listening { socket, file: Some(file) }))
+        Listening::bind(path).map(Self::Listening)
     }
 
     /// Takes over a socket that the process inherited: a connected one, or one that listens.
@@ -109,6 +100,28 @@ impl Transport {
 }
 
 impl Listening {
+    /// Listens at `path`, for the owner of the process only. What an earlier process left there is replaced.
+    ///
+    /// # Errors
+    /// A living process listens there, something else than a socket is there, or the file system refuses.
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        remove_stale(path)?;
+        // The file has its mode from the beginning, so there is no moment in which others can connect.
+        let before = umask(Mode::from_raw_mode(0o177));
+        let socket = UnixListener::bind(path);
+        umask(before);
+        let create = |source| SocketError::Create { path: path.to_owned(), source };
+        let socket = socket.map_err(create)?;
+        let stat = lstat(path).map_err(|errno| create(errno.into()))?;
+        let file = SocketFile { path: path.to_owned(), device: stat.st_dev, inode: stat.st_ino };
+        Ok(Self { socket, file: Some(file) })
+    }
+
+    /// The socket, for whoever accepts connections itself.
+    pub(crate) fn listener_socket(&self) -> io::Result<UnixListener> {
+        self.socket.try_clone()
+    }
+
     pub(super) fn listener(&self) -> io::Result<Listener> {
         Ok(Listener::from(self.socket.try_clone()?))
     }

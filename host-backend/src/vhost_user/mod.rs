@@ -7,6 +7,7 @@ mod ring;
 pub use ring::Ring;
 
 use crate::bridge::Bridge;
+use crate::counters::{Counters, Frontend};
 use crate::device::Device;
 use crate::rate::Limited;
 use crate::sys;
@@ -49,6 +50,9 @@ const FIRED: u16 = QUEUE_COUNT + 2;
 
 /// Id of [`Bridge::lookout`] there.
 const LOOKOUT: u16 = QUEUE_COUNT + 3;
+
+/// Id of the doorbell of [`Bridge`]'s observer there.
+const DOORBELL: u16 = QUEUE_COUNT + 4;
 
 /// One frontend's time with the device.
 #[derive(Debug)]
@@ -114,6 +118,9 @@ impl Session {
             worker.register_listener(deliveries, EventSet::IN, u64::from(FIRED))?;
             let lookout = session.bridge.lookout().as_fd().as_raw_fd();
             worker.register_listener(lookout, EventSet::IN, u64::from(LOOKOUT))?;
+            if let Some(doorbell) = session.bridge.doorbell() {
+                worker.register_listener(doorbell.as_raw_fd(), EventSet::IN, u64::from(DOORBELL))?;
+            }
         }
         Ok((session, daemon))
     }
@@ -126,6 +133,7 @@ impl Session {
         let _ = sys::guard_guest_memory([]);
         session.bridge.reset();
         session.bridge.device().negotiated(0);
+        session.bridge.counters().frontend_is(Frontend::None);
         if session.exit.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
             sys::close_abandoned(session.exit_fd);
         }
@@ -221,7 +229,9 @@ impl Session {
                 return Ok(Look::Enough);
             }
             let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
-            let used = chain.buffers().and_then(|buffers| tell(&mut device, buffers, memory)).unwrap_or(0);
+            let counters = self.bridge.counters();
+            let used =
+                chain.buffers().and_then(|buffers| tell(&mut device, counters, buffers, memory)).unwrap_or(0);
             chain.complete(state, memory, used)?;
             Ok(Look::Completed)
         })
@@ -246,13 +256,19 @@ fn wants_notification(state: &mut VringState<Memory>, memory: &GuestMemoryMmap) 
 }
 
 /// Writes as many events as fit; `None` where the buffer is not one for events.
-fn tell(device: &mut Device, buffers: &Buffers, memory: &GuestMemoryMmap) -> Option<u32> {
+fn tell(
+    device: &mut Device,
+    counters: &Counters,
+    buffers: &Buffers,
+    memory: &GuestMemoryMmap,
+) -> Option<u32> {
     if buffers.is_readable() {
         return None;
     }
     let events = device.next_events(buffers.writable_length() / Event::SIZE);
     let used = buffers.write(memory, events.as_bytes())?;
     device.events_taken(events.len());
+    counters.told(&events);
     Some(used)
 }
 
@@ -334,6 +350,7 @@ impl VhostUserBackend for Session {
         if queue_index == u32::from(REQUEST_QUEUE) {
             self.complaints.run(|| info!("the guest's driver stopped, or the VM is paused"));
             self.bridge.stop();
+            self.bridge.counters().frontend_is(Frontend::Stopped);
             // After this queue came down, which waited for the worker, and before any comes up again.
             self.stops.fetch_add(1, Ordering::Release);
         }
@@ -349,8 +366,10 @@ impl VhostUserBackend for Session {
         _thread_id: usize,
     ) -> io::Result<()> {
         let [requests, events] = vrings else { return Ok(()) };
-        if device_event == AGAIN {
-            let _ = self.again.read();
+        match device_event {
+            AGAIN => drop(self.again.read()),
+            DOORBELL => self.bridge.show(),
+            _ => {}
         }
         let mut progress = Progress::Done;
         // Always, and before requests are served: what fired before a request was made counts as before it.
@@ -363,6 +382,10 @@ impl VhostUserBackend for Session {
         let was_stopped = self.is_stopped();
         if was_stopped && !self.resume(requests, events) {
             return Ok(());
+        }
+        let counters = self.bridge.counters();
+        if counters.frontend() != Frontend::Running && requests.is_enabled() {
+            counters.frontend_is(Frontend::Running);
         }
         if (was_stopped || matches!(device_event, REQUEST_QUEUE | AGAIN))
             && self.serve_requests(requests) == Progress::More

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `ctl`: the client of the control socket.
+
+mod connection;
+mod show;
+
+pub use connection::CtlError;
+
+use crate::control::patch;
+use crate::log::LogLevel;
+use clap::{Args, Subcommand};
+use connection::Connection;
+use serde_json::{Map, Value, json};
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+/// Options of `vhost-device-irq ctl`.
+#[derive(Args, Clone, Debug)]
+#[command(after_long_help = HELP)]
+pub struct CtlArgs {
+    /// Where the daemon's --control-socket is
+    #[arg(long, value_name = "PATH", default_value = "/run/vhost-device-irq/control.sock", global = true)]
+    socket: PathBuf,
+
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+const HELP: &str = "\
+Examples:
+  vhost-device-irq ctl --socket /run/irq.ctl status
+  vhost-device-irq ctl --socket /run/irq.ctl attach 0000:03:00.0,guest=00:07.0
+  curl --unix-socket /run/irq.ctl http://localhost/metrics
+
+Exit codes:
+  0  done
+  1  the daemon cannot be asked
+  2  the command line is wrong
+  3  the daemon refuses; the message says why and what to do";
+
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    /// Show the frontend, the functions, their sources and messages, what was counted and what went wrong
+    Status,
+
+    /// Show it again and again, with rates, until interrupted
+    Watch {
+        /// Seconds between two looks, 0.1 to 60
+        #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+        interval: f64,
+
+        /// End after N looks
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+    },
+
+    /// Give the guest another function. Its driver finds it when it looks at the list of functions the next time
+    Attach {
+        /// The function, as --device of the daemon has it
+        #[arg(value_name = "SPEC")]
+        device: String,
+    },
+
+    /// Take a function away from the guest, with all sources of it. Its driver is told
+    Detach {
+        /// Its id, or its address on the host
+        #[arg(value_name = "ID|ADDRESS")]
+        function: String,
+    },
+
+    /// Give the guest no further sources; those that it holds stay
+    Drain {
+        /// Give it sources again
+        #[arg(long)]
+        off: bool,
+
+        /// Wait until it holds none
+        #[arg(long, conflicts_with = "off")]
+        wait: bool,
+    },
+
+    /// Say how much the daemon logs, and change it
+    LogLevel {
+        /// The new level
+        #[arg(value_enum)]
+        level: Option<LogLevel>,
+    },
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    if (0.1..=60.0).contains(&seconds) { Ok(seconds) } else { Err("it is not from 0.1 to 60".to_owned()) }
+}
+
+impl CtlArgs {
+    /// Asks the daemon, and prints what it says.
+    ///
+    /// # Errors
+    /// One sentence for the operator.
+    pub fn run(&self) -> Result<(), CtlError> {
+        let mut daemon = Connection::open(&self.socket)?;
+        match &self.command {
+            Command::Status => {
+                let answer = daemon.ask("status", Value::Null)?;
+                let text = |answer: &Value| show::status(object(answer.get("status")), &answer["rates"]);
+                self.print(&answer, text)
+            }
+            Command::Watch { interval, count } => self.watch(&mut daemon, *interval, *count),
+            Command::Attach { device } => {
+                let answer = daemon.ask("attach", json!({ "device": device }))?;
+                self.print(&answer, show::attached)
+            }
+            Command::Detach { function } => {
+                let id = function.parse::<u16>().map_or_else(|_| json!(full_name(function)), |id| json!(id));
+                let answer = daemon.ask("detach", json!({ "function": id }))?;
+                self.print(&answer, show::detached)
+            }
+            Command::Drain { off, wait } => {
+                let answer = daemon.ask("drain", json!({ "on": !off }))?;
+                self.print(&answer, show::drained)?;
+                if *wait { self.wait_until_drained(&mut daemon) } else { Ok(()) }
+            }
+            Command::LogLevel { level } => {
+                let arguments = level.map_or(Value::Null, |level| json!({ "level": level.name() }));
+                let answer = daemon.ask("log-level", arguments)?;
+                self.print(&answer, |answer| format!("{}\n", show::word(&answer["level"])))
+            }
+        }
+    }
+
+    fn print(&self, answer: &Value, text: impl FnOnce(&Value) -> String) -> Result<(), CtlError> {
+        let text = if self.json { format!("{answer}\n") } else { text(answer) };
+        write_out(&text)
+    }
+
+    fn watch(&self, daemon: &mut Connection, interval: f64, count: Option<u64>) -> Result<(), CtlError> {
+        // From 100 to 60000, see `seconds`.
+        let mut watch = Watch::begin(daemon, (interval * 1000.0).round() as u64)?;
+        let redraw = io::stdout().is_terminal();
+        if self.json {
+            write_out(&format!("{}\n", Value::Object(watch.line.clone())))?;
+        } else if redraw {
+            write_out(&format!("{}{}", show::CLEAR, show::status(&watch.status, &watch.rates)))?;
+        }
+        let mut looks = 0;
+        while count.is_none_or(|count| looks < count) {
+            watch.next()?;
+            looks += 1;
+            let text = match (self.json, redraw) {
+                (true, _) => format!("{}\n", Value::Object(watch.line.clone())),
+                (_, true) => format!("{}{}", show::CLEAR, show::status(&watch.status, &watch.rates)),
+                (_, false) => show::line(&watch.status, &watch.rates),
+            };
+            write_out(&text)?;
+        }
+        Ok(())
+    }
+
+    fn wait_until_drained(&self, daemon: &mut Connection) -> Result<(), CtlError> {
+        let mut watch = Watch::begin(daemon, 200)?;
+        while watch.status["counts"]["sources"] != 0 {
+            watch.next()?;
+        }
+        Ok(())
+    }
+}
+
+/// The daemon's status, kept up to date.
+struct Watch<'a> {
+    daemon: &'a mut Connection,
+    /// What came last.
+    line: Map<String, Value>,
+    status: Map<String, Value>,
+    rates: Value,
+}
+
+impl<'a> Watch<'a> {
+    fn begin(daemon: &'a mut Connection, interval_ms: u64) -> Result<Self, CtlError> {
+        daemon.ask("watch", json!({ "interval_ms": interval_ms }))?;
+        daemon.wait_forever()?;
+        let line = daemon.next()?;
+        let status = object(line.get("status")).clone();
+        Ok(Self { daemon, line, status, rates: Value::Null })
+    }
+
+    fn next(&mut self) -> Result<(), CtlError> {
+        self.line = self.daemon.next()?;
+        patch::apply(&mut self.status, object(self.line.get("patch")).clone());
+        self.rates = self.line.get("rates").cloned().unwrap_or(Value::Null);
+        Ok(())
+    }
+}
+
+/// An object, or an empty one where there is none.
+fn object(value: Option<&Value>) -> &Map<String, Value> {
+    static NONE: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+    value.and_then(Value::as_object).unwrap_or(&NONE)
+}
+
+/// The address of a function as the daemon has it; other names as they are.
+fn full_name(text: &str) -> String {
+    super::address(text).map_or_else(|_| text.to_owned(), |address| address.to_string())
+}
+
+fn write_out(text: &str) -> Result<(), CtlError> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CtlError::Print)
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What an operator can change while the guest runs.
+
+use super::request::{Code, Refusal, Which};
+use crate::bridge::{Bridge, MembershipError};
+use crate::cli::{DeviceSpec, Model, open_function};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
+use tracing::info;
+use virtio_irq_proto::{FunctionFlags, FunctionId};
+
+pub(super) struct Operator {
+    bridge: Arc<Bridge>,
+    allow_unsafe_interrupts: bool,
+    /// One change at a time.
+    turn: Mutex<()>,
+}
+
+impl Operator {
+    pub(super) fn new(bridge: Arc<Bridge>, allow_unsafe_interrupts: bool) -> Self {
+        Self { bridge, allow_unsafe_interrupts, turn: Mutex::new(()) }
+    }
+
+    /// Opens a function and lists it to the guest.
+    pub(super) async fn attach(&self, device: &str) -> Result<Value, Refusal> {
+        let spec: DeviceSpec =
+            device.parse().map_err(|error| Refusal::new(Code::BadArgument, format!("{device}: {error}")))?;
+        let _turn = self.turn.lock().await;
+        let (bridge, unsafe_too) = (self.bridge.clone(), self.allow_unsafe_interrupts);
+        blocking(move || attach(&bridge, &spec, unsafe_too)).await
+    }
+
+    /// Takes a function away from the guest.
+    pub(super) async fn detach(&self, which: Which) -> Result<Value, Refusal> {
+        let _turn = self.turn.lock().await;
+        let names = self.bridge.names();
+        let id = match which {
+            Which::Id(id) => id,
+            Which::Name(name) => {
+                let mut fitting = names.iter().filter(|(_, other)| **other == name).map(|(id, _)| *id);
+                match (fitting.next(), fitting.next()) {
+                    (Some(id), None) => id,
+                    (None, _) => return Err(not_there(&name)),
+                    (Some(_), Some(_)) => {
+                        let message = format!("several functions have the name {name}: give the id of one");
+                        return Err(Refusal::new(Code::BadArgument, message));
+                    }
+                }
+            }
+        };
+        let Some(name) = names.get(&id).cloned() else { return Err(not_there(&id.to_string())) };
+        let bridge = self.bridge.clone();
+        blocking(move || {
+            let ended = bridge.detach_function(id).map_err(refuse_membership)?;
+            info!("function {id}: {name} was detached, and {ended} sources of it ended");
+            Ok(json!({ "function": id.0, "name": name, "sources": ended }))
+        })
+        .await
+    }
+
+    /// Gives the guest no further source, or does so again.
+    pub(super) fn drain(&self, on: bool) -> Value {
+        let mut device = self.bridge.device();
+        let news = device.is_draining() != on;
+        device.drain(on);
+        let left = device.source_count();
+        drop(device);
+        if news && on {
+            info!("the guest gets no further source, and holds {left}");
+        } else if news {
+            info!("the guest gets sources again");
+        }
+        json!({ "draining": on, "sources": left })
+    }
+}
+
+fn attach(bridge: &Bridge, spec: &DeviceSpec, allow_unsafe_interrupts: bool) -> Result<Value, Refusal> {
+    if let Model::Host(address, _) = &spec.model {
+        let name = address.to_string();
+        if let Some((id, _)) = bridge.names().iter().find(|(_, other)| **other == name) {
+            let message = format!("{name} is there already, as function {id}: detach that one first");
+            return Err(Refusal::new(Code::Exists, message));
+        }
+    }
+    let no_id =
+        || Refusal::new(Code::Exists, "all 65536 function ids are in use until the guest resets the device");
+    let id = spec.id.map(FunctionId).or_else(|| bridge.device().unused_id()).ok_or_else(no_id)?;
+    let (assigned, host) = open_function(spec, id, allow_unsafe_interrupts)
+        .map_err(|error| Refusal::new(Code::CannotOpen, error.to_string()))?;
+    let (name, what) = (host.name().to_owned(), assigned.function);
+    bridge.attach_function(assigned, host).map_err(refuse_membership)?;
+    Ok(json!({
+        "function": id.0,
+        "name": name,
+        "vectors": { "intx": what.intx_count, "msi": what.msi_count, "msix": what.msix_count },
+        "native": what.flags.contains(FunctionFlags::NATIVE),
+        "event": what.flags.contains(FunctionFlags::EVENT),
+    }))
+}
+
+fn not_there(which: &str) -> Refusal {
+    Refusal::new(Code::NotFound, format!("there is no function {which}: `status` lists those there are"))
+}
+
+fn refuse_membership(error: MembershipError) -> Refusal {
+    let code = match error {
+        MembershipError::IdTaken(_) => Code::Exists,
+        MembershipError::NotThere(_) => Code::NotFound,
+    };
+    Refusal::new(code, error.to_string())
+}
+
+/// Runs what may wait for the kernel beside the thread that serves clients.
+async fn blocking(work: impl FnOnce() -> Result<Value, Refusal> + Send + 'static) -> Result<Value, Refusal> {
+    let result = spawn_blocking(work).await;
+    result.unwrap_or_else(|_| Err(Refusal::new(Code::Internal, "the operation was broken off: see the log")))
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the operator changes while the guest runs: which functions there are, and whether it gets further sources.
+
+use super::sources::Detach;
+use super::{Assigned, Device, DuplicateId};
+use virtio_irq_proto::{F_EVENT, FunctionFlags, FunctionId};
+
+impl Device {
+    /// Functions can come later of which sources can be allocated: offers event delivery from the beginning, because
+    /// the feature bits are what they are when a driver comes. To be called before there is one.
+    pub fn expect_functions(&mut self) {
+        let quota = self.sources.quota();
+        if quota.guest > 0 && quota.function > 0 {
+            self.features |= 1 << F_EVENT;
+        }
+    }
+
+    /// The lowest id that a further function can have, if one is left.
+    pub fn unused_id(&self) -> Option<FunctionId> {
+        self.functions.unused_id()
+    }
+
+    /// Adds a function. No event says so: a driver that is asked for a function that it does not know reads the list
+    /// again. Where event delivery is not offered it has none, whatever its flags say (IRQ-DEV-49).
+    ///
+    /// # Errors
+    /// A function has the id, or had it since the last reset.
+    pub fn add_function(&mut self, mut assigned: Assigned) -> Result<(), DuplicateId> {
+        if self.features & 1 << F_EVENT == 0 {
+            assigned.function.flags = assigned.function.flags.without(FunctionFlags::EVENT);
+        }
+        self.functions.add(assigned)
+    }
+
+    /// Takes a function away, with all that the driver has of it, and tells the driver (IRQ-DEV-39, IRQ-DEV-75). The id
+    /// stays taken until the next reset.
+    ///
+    /// Returns what the host has to release; nothing for a function that is not there.
+    pub fn remove_function(&mut self, function: FunctionId) -> Option<Vec<Detach>> {
+        if !self.functions.detach(function) {
+            return None;
+        }
+        let held = self.sources.remove(self.sources.of(function).into_iter());
+        self.events.function_gone(function);
+        Some(held)
+    }
+
+    /// Gives the driver no further source, or does so again. Those that it holds stay. To the driver it is a quota that
+    /// leaves no room.
+    pub fn drain(&mut self, draining: bool) {
+        self.sources.drain(draining);
+    }
+
+    /// Whether the driver gets no further source.
+    pub fn is_draining(&self) -> bool {
+        self.sources.is_draining()
+    }
+
+    /// Number of sources that the driver holds.
+    pub fn source_count(&self) -> usize {
+        self.sources.states().count()
+    }
+}
