@@ -7,6 +7,7 @@ mod cores;
 mod events;
 mod hostile_frontend;
 mod hostile_guest;
+mod interop;
 mod lifecycle;
 mod program;
 mod reference;
