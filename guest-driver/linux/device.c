@@ -11,7 +11,6 @@
 #include <linux/module.h>
 #include <linux/pci.h>
 #include <linux/slab.h>
-#include <linux/version.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_pci.h>
 
@@ -24,6 +23,12 @@
 #define VIRTIO_ID_IRQ 37
 
 #define VIRTIO_IRQ_F_NATIVE 0
+#define VIRTIO_IRQ_F_EVENT 1
+
+static const unsigned int features[] = {
+	VIRTIO_IRQ_F_NATIVE,
+	VIRTIO_IRQ_F_EVENT,
+};
 
 /* Protects devices, last_serial and the nodes. */
 static DEFINE_MUTEX(devices_lock);
@@ -34,6 +39,7 @@ static void virtio_irq_free(struct kref *ref)
 {
 	struct virtio_irq *vi = container_of(ref, struct virtio_irq, ref);
 
+	virtio_irq_sources_free(vi);
 	virtio_irq_events_free(vi);
 	virtio_irq_requests_free(vi);
 	put_device(&vi->vdev->dev);
@@ -91,9 +97,11 @@ static bool config_holds(struct virtio_device *vdev, u32 size)
 	return false;
 }
 
-static int read_device(struct virtio_device *vdev, struct rs_device *rs)
+static int read_device(struct virtio_device *vdev, struct rs_device *rs,
+		       u32 *max_sources)
 {
 	struct rs_text why = {};
+	unsigned int i;
 	int err;
 
 	if (!virtio_has_feature(vdev, VIRTIO_F_VERSION_1)) {
@@ -104,10 +112,12 @@ static int read_device(struct virtio_device *vdev, struct rs_device *rs)
 		dev_err(&vdev->dev, "left alone: the configuration space is too short\n");
 		return -ENODEV;
 	}
-	rs->features = virtio_has_feature(vdev, VIRTIO_IRQ_F_NATIVE) ?
-		       BIT_ULL(VIRTIO_IRQ_F_NATIVE) : 0;
+	rs->features = 0;
+	for (i = 0; i < ARRAY_SIZE(features); i++)
+		if (virtio_has_feature(vdev, features[i]))
+			rs->features |= BIT_ULL(features[i]);
 	virtio_cread_bytes(vdev, 0, rs->config, sizeof(rs->config));
-	err = virtio_irq_rs_probe(rs, &why);
+	err = virtio_irq_rs_probe(rs, max_sources, &why);
 	if (err)
 		dev_err(&vdev->dev, "left alone: %s\n", why.text);
 	return err;
@@ -134,17 +144,20 @@ static int start(struct virtio_irq *vi)
 	virtio_device_ready(vdev);
 	virtio_irq_events_start(vi, vqs[VIRTIO_IRQ_QUEUE_EVENT]);
 	virtio_irq_requests_up(vi);
+	virtio_irq_sources_up(vi);
 	return 0;
 }
 
 /*
- * The order matters: calls first learn that the device is down, so that
- * nothing is added to a queue and a notify callback in the event work does not
- * wait for a reply that cannot come; after the reset the device neither owns a
- * buffer nor calls back; only then do the queues go.
+ * The order matters: sources are given back while the device still listens
+ * (IRQ-DRV-42); then calls learn that the device is down, so that nothing is
+ * added to a queue and a notify callback in the event work does not wait for a
+ * reply that cannot come; after the reset the device neither owns a buffer nor
+ * calls back; only then do the queues go.
  */
 static void stop(struct virtio_irq *vi, int why)
 {
+	virtio_irq_sources_down(vi, why);
 	virtio_irq_requests_down(vi, why);
 	virtio_reset_device(vi->vdev);
 	if (!vi->request_vq)
@@ -157,9 +170,10 @@ static void stop(struct virtio_irq *vi, int why)
 static int virtio_irq_probe(struct virtio_device *vdev)
 {
 	struct virtio_irq *vi;
+	u32 max_sources;
 	int err;
 
-	vi = kzalloc(sizeof(*vi), GFP_KERNEL);
+	vi = kzalloc_obj(*vi);
 	if (!vi)
 		return -ENOMEM;
 	kref_init(&vi->ref);
@@ -170,11 +184,14 @@ static int virtio_irq_probe(struct virtio_device *vdev)
 	get_device(&vdev->dev);
 	vdev->priv = vi;
 
+	virtio_irq_sources_init(vi);
 	err = virtio_irq_requests_alloc(vi);
 	if (!err)
 		err = virtio_irq_events_alloc(vi);
 	if (!err)
-		err = read_device(vdev, &vi->rs);
+		err = read_device(vdev, &vi->rs, &max_sources);
+	if (!err)
+		err = virtio_irq_sources_alloc(vi, max_sources);
 	if (!err)
 		err = start(vi);
 	if (err) {
@@ -203,7 +220,10 @@ static void virtio_irq_remove(struct virtio_device *vdev)
 
 static int virtio_irq_freeze(struct virtio_device *vdev)
 {
-	stop(vdev->priv, -ESHUTDOWN);
+	struct virtio_irq *vi = vdev->priv;
+
+	stop(vi, -ESHUTDOWN);
+	virtio_irq_sources_ended(vi);
 	return 0;
 }
 
@@ -211,9 +231,10 @@ static int virtio_irq_restore(struct virtio_device *vdev)
 {
 	struct virtio_irq *vi = vdev->priv;
 	struct rs_device now;
+	u32 max_sources;
 	int err;
 
-	err = read_device(vdev, &now);
+	err = read_device(vdev, &now, &max_sources);
 	if (err)
 		return err;
 	/* Calls may be looking at vi->rs, so it must still describe the device. */
@@ -224,10 +245,6 @@ static int virtio_irq_restore(struct virtio_device *vdev)
 	WRITE_ONCE(vi->epoch, vi->epoch + 1);
 	return start(vi);
 }
-
-static const unsigned int features[] = {
-	VIRTIO_IRQ_F_NATIVE,
-};
 
 static const struct virtio_device_id id_table[] = {
 	{ VIRTIO_ID_IRQ, VIRTIO_DEV_ANY_ID },
@@ -244,7 +261,7 @@ static struct virtio_driver virtio_irq_driver = {
 	.remove = virtio_irq_remove,
 	.freeze = pm_sleep_ptr(virtio_irq_freeze),
 	.restore = pm_sleep_ptr(virtio_irq_restore),
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0)
+#ifdef HAVE_VIRTIO_RESET
 	/* A function level reset, which to the device is the same. */
 	.reset_prepare = virtio_irq_freeze,
 	.reset_done = virtio_irq_restore,

@@ -10,33 +10,6 @@
 
 #include "virtio_irq.h"
 
-/**
- * struct virtio_irq_function - handle to a function that a device lists
- * @vi: the device, with a reference
- * @pdev: the function, with a reference
- * @node: in @vi->functions, under its functions_lock
- * @lock: protects @id and @epoch. Taken inside of functions_lock, when a
- *	notify callback asks for messages.
- * @id: what the device calls the function. Written under @lock; events are
- *	compared with it without.
- * @epoch: epoch of the device that @id belongs to
- * @gone: the device said within @epoch that the function is gone, which is
- *	final (IRQ-DRV-29)
- * @notify: under functions_lock
- * @data: under functions_lock
- */
-struct virtio_irq_function {
-	struct virtio_irq *vi;
-	struct pci_dev *pdev;
-	struct list_head node;
-	struct mutex lock;	/* id and epoch */
-	u16 id;
-	unsigned int epoch;
-	bool gone;
-	virtio_irq_notify_t notify;
-	void *data;
-};
-
 static bool same_ids(const struct pci_dev *a, const struct pci_dev *b)
 {
 	return a->vendor == b->vendor && a->device == b->device &&
@@ -89,8 +62,8 @@ static int find(struct virtio_irq_call *call, struct pci_dev *pdev, u16 *id)
  * The function's id, which a reset of the device may have changed
  * (IRQ-DRV-17).
  */
-static int current_id(struct virtio_irq_function *fn,
-		      struct virtio_irq_call *call, u16 *id)
+int virtio_irq_function_id(struct virtio_irq_function *fn,
+			   struct virtio_irq_call *call, u16 *id)
 {
 	unsigned int epoch = READ_ONCE(fn->vi->epoch);
 	int err;
@@ -141,7 +114,7 @@ struct virtio_irq_function *virtio_irq_get(struct pci_dev *pdev)
 	u64 after = 0;
 
 	might_sleep();
-	fn = kzalloc(sizeof(*fn), GFP_KERNEL);
+	fn = kzalloc_obj(*fn);
 	if (!fn)
 		return ERR_PTR(-ENOMEM);
 
@@ -192,6 +165,7 @@ void virtio_irq_put(struct virtio_irq_function *fn)
 	might_sleep();
 	scoped_guard(mutex, &fn->vi->functions_lock)
 		list_del(&fn->node);
+	virtio_irq_sources_orphan(fn->vi, fn);
 	/* Finds nothing if the virtio device was removed, which is fine. */
 	device_link_remove(&fn->pdev->dev, &fn->vi->vdev->dev);
 	virtio_irq_release(fn->vi);
@@ -260,7 +234,7 @@ int virtio_irq_get_messages(struct virtio_irq_function *fn,
 
 	might_sleep();
 	virtio_irq_call_begin(&call, fn->vi);
-	err = current_id(fn, &call, &id);
+	err = virtio_irq_function_id(fn, &call, &id);
 	if (!err)
 		err = virtio_irq_rs_fetch(&fn->vi->rs, &call, id, type, first,
 					  count, msgs);
@@ -293,7 +267,7 @@ int virtio_irq_get_block(struct virtio_irq_function *fn,
 
 	might_sleep();
 	virtio_irq_call_begin(&call, fn->vi);
-	err = current_id(fn, &call, &id);
+	err = virtio_irq_function_id(fn, &call, &id);
 	if (!err)
 		err = virtio_irq_rs_fetch_block(&fn->vi->rs, &call, id, type,
 						count, base);
@@ -329,4 +303,19 @@ void virtio_irq_functions_gone(struct virtio_irq *vi)
 	list_for_each_entry(fn, &vi->functions, node)
 		if (fn->notify)
 			fn->notify(fn->data, VIRTIO_IRQ_EVENT_GONE, 0, 0, 0);
+}
+
+/* Tells the handle that allocated a source, if there still is one. */
+void virtio_irq_function_revoked(struct virtio_irq *vi,
+				 const struct virtio_irq_function *fn,
+				 enum virtio_irq_type type, u16 vector)
+{
+	struct virtio_irq_function *each;
+
+	guard(mutex)(&vi->functions_lock);
+	list_for_each_entry(each, &vi->functions, node)
+		if (each == fn && each->notify)
+			each->notify(each->data,
+				     VIRTIO_IRQ_EVENT_SOURCE_REVOKED, type,
+				     vector, 1);
 }

@@ -34,6 +34,8 @@ int virtio_irq_requests_alloc(struct virtio_irq *vi)
 	spin_lock_init(&vi->lock);
 	INIT_LIST_HEAD(&vi->free_slots);
 	init_waitqueue_head(&vi->slot_wait);
+	INIT_LIST_HEAD(&vi->late_slots);
+	init_waitqueue_head(&vi->late_wait);
 	vi->down = -ENODEV;
 
 	for (slot = vi->slots; slot < vi->slots + ARRAY_SIZE(vi->slots); slot++) {
@@ -108,6 +110,7 @@ void virtio_irq_requests_down(struct virtio_irq *vi, int why)
 		complete(&slot->done);
 	}
 	wake_up_all(&vi->slot_wait);
+	wake_up_all(&vi->late_wait);
 }
 
 static void free_slot(struct virtio_irq *vi, struct virtio_irq_slot *slot)
@@ -116,6 +119,14 @@ static void free_slot(struct virtio_irq *vi, struct virtio_irq_slot *slot)
 	slot->state = SLOT_FREE;
 	list_add_tail(&slot->node, &vi->free_slots);
 	wake_up(&vi->slot_wait);
+	if (slot->owes == CALL_PLAIN)
+		return;
+	slot->owes = CALL_PLAIN;
+	if (--vi->late)
+		return;
+	wake_up_all(&vi->late_wait);
+	/* It stops while there is something late. */
+	mod_delayed_work(system_highpri_wq, &vi->mask_work, 0);
 }
 
 /* After the reset: takes back what the device had. */
@@ -126,9 +137,12 @@ void virtio_irq_requests_reclaim(struct virtio_irq *vi)
 	guard(spinlock_irqsave)(&vi->lock);
 	while (virtqueue_detach_unused_buf(vi->request_vq))
 		;
-	for (slot = vi->slots; slot < vi->slots + vi->slot_count; slot++)
-		if (slot->state == SLOT_ABANDONED)
+	for (slot = vi->slots; slot < vi->slots + vi->slot_count; slot++) {
+		if (slot->state == SLOT_LATE)
+			list_del(&slot->node);
+		if (slot->state == SLOT_LATE || slot->state == SLOT_ABANDONED)
 			free_slot(vi, slot);
+	}
 	vi->request_vq = NULL;
 }
 
@@ -152,10 +166,18 @@ void virtio_irq_request_done(struct virtqueue *vq)
 			complete(&slot->done);
 			break;
 		case SLOT_ABANDONED:
-			free_slot(vi, slot);
+			if (slot->owes != CALL_ALLOCATE) {
+				free_slot(vi, slot);
+				break;
+			}
+			slot->state = SLOT_LATE;
+			slot->used = used;
+			list_add_tail(&slot->node, &vi->late_slots);
+			schedule_work(&vi->late_work);
 			break;
 		case SLOT_FREE:
 		case SLOT_HELD:
+		case SLOT_LATE:
 			/* The device is being taken down. */
 			break;
 		}
@@ -198,6 +220,7 @@ static int submit(struct virtio_irq *vi, struct virtio_irq_slot *slot,
 	struct scatterlist out, in, *sgs[] = { &out, &in };
 	int err;
 
+	slot->request_len = request_len;
 	sg_init_one(&out, slot->request, request_len);
 	sg_init_one(&in, slot->reply, reply_size);
 	reinit_completion(&slot->done);
@@ -224,8 +247,20 @@ static bool abandon(struct virtio_irq_call *call)
 	if (slot->state != SLOT_IN_FLIGHT)
 		return false;
 	slot->state = SLOT_ABANDONED;
+	slot->owes = call->kind;
+	if (slot->owes != CALL_PLAIN)
+		call->vi->late++;
 	call->slot = NULL;
 	return true;
+}
+
+/* Neither the length nor that the reply stays as it is can be trusted. */
+static size_t copy_reply(struct virtio_irq_slot *slot, size_t reply_size)
+{
+	size_t used = min_t(size_t, slot->used, reply_size);
+
+	memcpy(slot->copy, slot->reply, used);
+	return used;
 }
 
 ssize_t virtio_irq_exchange(void *ctx, const u8 *request, size_t request_len,
@@ -233,7 +268,6 @@ ssize_t virtio_irq_exchange(void *ctx, const u8 *request, size_t request_len,
 {
 	struct virtio_irq_call *call = ctx;
 	struct virtio_irq_slot *slot;
-	size_t used;
 	int err;
 
 	if (WARN_ON_ONCE(request_len > RS_SIZE_REQUEST ||
@@ -252,17 +286,15 @@ ssize_t virtio_irq_exchange(void *ctx, const u8 *request, size_t request_len,
 	err = submit(call->vi, slot, request_len, reply_size);
 	if (err)
 		return err;
+	call->sent = true;
 	if (!wait_for_completion_timeout(&slot->done, time_left(call)) &&
 	    abandon(call))
 		return -ETIMEDOUT;
 	if (slot->status)
 		return slot->status;
 
-	/* Neither the length nor that the reply stays as it is can be trusted. */
-	used = min_t(size_t, slot->used, reply_size);
-	memcpy(slot->copy, slot->reply, used);
 	*reply = slot->copy;
-	return used;
+	return copy_reply(slot, reply_size);
 }
 
 void virtio_irq_call_begin(struct virtio_irq_call *call, struct virtio_irq *vi)
@@ -270,6 +302,7 @@ void virtio_irq_call_begin(struct virtio_irq_call *call, struct virtio_irq *vi)
 	unsigned int ms = clamp(READ_ONCE(timeout_ms), 1U, TIMEOUT_MS_MAX);
 
 	call->vi = vi;
+	call->kind = CALL_PLAIN;
 	call->slot = NULL;
 	call->deadline = jiffies + msecs_to_jiffies(ms);
 }
@@ -280,4 +313,49 @@ void virtio_irq_call_end(struct virtio_irq_call *call)
 		return;
 	guard(spinlock_irqsave)(&call->vi->lock);
 	free_slot(call->vi, call->slot);
+}
+
+/* Whether every request about sources has had its effect. */
+bool virtio_irq_settled(struct virtio_irq *vi)
+{
+	guard(spinlock_irqsave)(&vi->lock);
+	return !vi->late;
+}
+
+/* Waits until that is so. Not under sources_lock, which late_work takes. */
+int virtio_irq_settle(struct virtio_irq_call *call)
+{
+	struct virtio_irq *vi = call->vi;
+
+	if (!wait_event_idle_timeout(vi->late_wait,
+				     READ_ONCE(vi->down) || virtio_irq_settled(vi),
+				     time_left(call)))
+		return -ETIMEDOUT;
+	return READ_ONCE(vi->down);
+}
+
+/*
+ * The next request that has allocated sources too late, or NULL. Its reply is
+ * in @copy, of length @used.
+ */
+struct virtio_irq_slot *virtio_irq_late_begin(struct virtio_irq *vi)
+{
+	struct virtio_irq_slot *slot;
+
+	scoped_guard(spinlock_irqsave, &vi->lock) {
+		slot = list_first_entry_or_null(&vi->late_slots,
+						struct virtio_irq_slot, node);
+		if (!slot)
+			return NULL;
+		list_del(&slot->node);
+		slot->state = SLOT_HELD;
+	}
+	slot->used = copy_reply(slot, RS_SIZE_REPLY);
+	return slot;
+}
+
+void virtio_irq_late_end(struct virtio_irq *vi, struct virtio_irq_slot *slot)
+{
+	guard(spinlock_irqsave)(&vi->lock);
+	free_slot(vi, slot);
 }

@@ -17,8 +17,10 @@
 #define RS_SIZE_CONFIG 16
 #define RS_SIZE_DEVICE 24
 #define RS_SIZE_TARGET 20
-#define RS_SIZE_EVENT 16
+#define RS_SIZE_EVENT 20
 #define RS_SIZE_MSG 16
+#define RS_SIZE_WANTED 24
+#define RS_SIZE_SOURCE 24
 #define RS_SIZE_TEXT 160
 /* Longest request, and longest reply that a request asks for, in bytes. */
 #define RS_SIZE_REQUEST 24
@@ -44,14 +46,44 @@ struct rs_target {
 	u8 reserved[3];
 };
 
+/* A source fired: a kind of event that only this module sees. */
+#define RS_EVENT_INTERRUPT (VIRTIO_IRQ_EVENT_SOURCE_REVOKED + 1)
+
 /* One event of a buffer. */
 struct rs_event {
-	u32 kind;			/* enum virtio_irq_event */
-	u32 type;			/* enum virtio_irq_type, or 0 */
+	u32 kind;			/* enum virtio_irq_event or the above */
+	u32 type;			/* only for MESSAGE_CHANGED */
+	u32 source;			/* only for INTERRUPT, SOURCE_REVOKED */
 	u16 function;
-	u16 first;
-	u16 count;
+	u16 first;			/* only for MESSAGE_CHANGED */
+	u16 count;			/* only for MESSAGE_CHANGED */
 	u16 reserved;
+};
+
+/* An allocation as the caller of virtio_irq_alloc_sources() wants it. */
+struct rs_wanted {
+	u32 type;			/* enum virtio_irq_type */
+	u32 flags;			/* VIRTIO_IRQ_CONTIGUOUS */
+	u32 first;
+	u32 least;
+	u32 most;
+	u16 function;
+	u16 reserved;
+};
+
+/* A source as the device gave it. */
+struct rs_source {
+	struct virtio_irq_msg msg;
+	u32 id;				/* below the device's max_sources */
+	u16 vector;
+	u16 reserved;
+};
+
+/* What can be asked for sources; the numbers are in rust/src/operation.rs. */
+enum rs_change {
+	RS_FREE = 0,
+	RS_MASK = 1,
+	RS_UNMASK = 2,
 };
 
 /* A reason for a person to read; always ends with a zero byte. */
@@ -64,18 +96,22 @@ static_assert(sizeof(struct rs_target) == RS_SIZE_TARGET);
 static_assert(sizeof(struct rs_event) == RS_SIZE_EVENT);
 static_assert(sizeof(struct rs_text) == RS_SIZE_TEXT);
 static_assert(sizeof(struct virtio_irq_msg) == RS_SIZE_MSG);
+static_assert(sizeof(struct rs_wanted) == RS_SIZE_WANTED);
+static_assert(sizeof(struct rs_source) == RS_SIZE_SOURCE);
 
 /* rust/src/errno.rs has these numbers; some architectures have others. */
-static_assert(EPERM == 1 && EIO == 5 && ENXIO == 6 && EAGAIN == 11);
-static_assert(ENODEV == 19 && EINVAL == 22 && ENOSPC == 28 && ERANGE == 34);
-static_assert(EPROTO == 71 && ENOTUNIQ == 76 && EOPNOTSUPP == 95);
+static_assert(EPERM == 1 && ENOENT == 2 && EIO == 5 && ENXIO == 6);
+static_assert(EAGAIN == 11 && EBUSY == 16 && ENODEV == 19 && EINVAL == 22);
+static_assert(ENOSPC == 28 && ERANGE == 34 && EPROTO == 71 && EBADMSG == 74);
+static_assert(ENOTUNIQ == 76 && EOPNOTSUPP == 95 && EADDRNOTAVAIL == 99);
 
 /*
  * Offered by Rust. All return 0 or a negative errno; those that take @ctx call
  * virtio_irq_exchange() with it and therefore sleep. On failure @why, where
  * there is one, says in words what the errno cannot.
  */
-int virtio_irq_rs_probe(const struct rs_device *device, struct rs_text *why);
+int virtio_irq_rs_probe(const struct rs_device *device, u32 *max_sources,
+			struct rs_text *why);
 int virtio_irq_rs_find(void *ctx, const struct rs_target *target, u16 *id,
 		       struct rs_text *why);
 int virtio_irq_rs_fetch(const struct rs_device *device, void *ctx, u16 id,
@@ -83,6 +119,28 @@ int virtio_irq_rs_fetch(const struct rs_device *device, void *ctx, u16 id,
 			struct virtio_irq_msg *msgs);
 int virtio_irq_rs_fetch_block(const struct rs_device *device, void *ctx, u16 id,
 			      u32 type, u32 count, struct virtio_irq_msg *base);
+/*
+ * Asks for sources, with as many requests as it takes, and gives back what it
+ * got if that is not enough. @sources has room for @wanted->most, and @count
+ * is how many there are. -EBADMSG: the device gave sources, and nobody knows
+ * which.
+ */
+int virtio_irq_rs_allocate(const struct rs_device *device, void *ctx,
+			   const struct rs_wanted *wanted,
+			   struct rs_source *sources, u32 *count);
+/*
+ * What an answer to one of those requests gave that came when nobody waited
+ * for it any more. @sources has room for RS_SIZE_REPLY / RS_SIZE_SOURCE.
+ * -EBADMSG as above; every other errno means that it gave nothing.
+ */
+int virtio_irq_rs_allocated(const struct rs_device *device, const u8 *request,
+			    size_t request_len, const u8 *reply,
+			    size_t reply_len, struct rs_source *sources,
+			    u32 *count, u16 *function);
+/* Frees, masks or unmasks the sources @first to @first + @count - 1. */
+int virtio_irq_rs_change(void *ctx, u32 change, u32 first, u16 count);
+/* Frees all sources of the function, known or not. */
+int virtio_irq_rs_reset_function(void *ctx, u16 function);
 /* Event number @index of a buffer. False: there are no more. */
 bool virtio_irq_rs_event(const u8 *used, size_t len, size_t index,
 			 struct rs_event *event);

@@ -3,7 +3,9 @@
 
 use core::fmt;
 use virtio_irq_driver::{Device, ProbeError, Target};
-use virtio_irq_proto::{Config, Event, Message, PciAddress, PciIds, Request};
+use virtio_irq_proto::{
+    Config, Event, F_EVENT, FunctionId, Message, PciAddress, PciIds, Request, Source, SourceId,
+};
 
 const HEADER: &[u8] = include_bytes!("../../rust_core.h");
 
@@ -14,6 +16,8 @@ const _: () = assert!(size_of::<RawDevice>() == defined(b"#define RS_SIZE_DEVICE
 const _: () = assert!(size_of::<RawTarget>() == defined(b"#define RS_SIZE_TARGET "));
 const _: () = assert!(size_of::<RawEvent>() == defined(b"#define RS_SIZE_EVENT "));
 const _: () = assert!(size_of::<RawMsg>() == defined(b"#define RS_SIZE_MSG "));
+const _: () = assert!(size_of::<RawWanted>() == defined(b"#define RS_SIZE_WANTED "));
+const _: () = assert!(size_of::<RawSource>() == defined(b"#define RS_SIZE_SOURCE "));
 const _: () = assert!(size_of::<Text>() == defined(b"#define RS_SIZE_TEXT "));
 const _: () = assert!(Request::MAX_SIZE == defined(b"#define RS_SIZE_REQUEST "));
 const _: () = assert!(Config::SIZE == defined(b"#define RS_SIZE_CONFIG "));
@@ -58,6 +62,11 @@ impl RawDevice {
     /// What the driver core makes of it.
     pub(crate) fn probe(&self) -> Result<Device, ProbeError> {
         Device::probe(&self.config, self.features)
+    }
+
+    /// Whether both sides have agreed on event delivery.
+    pub(crate) fn has_events(&self) -> bool {
+        self.features & 1 << F_EVENT != 0
     }
 }
 
@@ -108,34 +117,65 @@ impl From<Message> for RawMsg {
 }
 
 /// `struct rs_event`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct RawEvent {
     kind: u32,
     irq_type: u32,
+    source: u32,
     function: u16,
     first: u16,
     count: u16,
     reserved: u16,
 }
 
-impl RawEvent {
-    /// The event, unless it is one of sources: this driver has none.
-    pub(crate) fn of(event: Event) -> Option<Self> {
+impl From<Event> for RawEvent {
+    fn from(event: Event) -> Self {
+        let about = |kind, function: FunctionId| Self { kind, function: function.0, ..Self::default() };
+        let of_source = |kind, function, source: SourceId| Self { source: source.0, ..about(kind, function) };
         match event {
-            Event::MessageChanged { function, vectors } => Some(Self {
-                kind: 0,
+            Event::MessageChanged { function, vectors } => Self {
                 irq_type: vectors.irq_type.to_wire().into(),
-                function: function.0,
                 first: vectors.first,
                 count: vectors.count.get(),
-                reserved: 0,
-            }),
-            Event::FunctionGone { function } => {
-                Some(Self { kind: 1, irq_type: 0, function: function.0, first: 0, count: 0, reserved: 0 })
-            }
-            Event::Interrupt { .. } | Event::SourceRevoked { .. } => None,
+                ..about(0, function)
+            },
+            Event::FunctionGone { function } => about(1, function),
+            Event::SourceRevoked { function, source } => of_source(2, function, source),
+            Event::Interrupt { function, source } => of_source(3, function, source),
         }
+    }
+}
+
+/// `struct rs_wanted`
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct RawWanted {
+    pub(crate) irq_type: u32,
+    pub(crate) flags: u32,
+    pub(crate) first: u32,
+    pub(crate) least: u32,
+    pub(crate) most: u32,
+    pub(crate) function: u16,
+    pub(crate) reserved: u16,
+}
+
+/// `VIRTIO_IRQ_CONTIGUOUS`
+pub(crate) const CONTIGUOUS: u32 = 1;
+
+/// `struct rs_source`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RawSource {
+    pub(crate) msg: RawMsg,
+    pub(crate) id: u32,
+    pub(crate) vector: u16,
+    reserved: u16,
+}
+
+impl From<Source> for RawSource {
+    fn from(source: Source) -> Self {
+        Self { msg: source.message.into(), id: source.id.0, vector: source.vector, reserved: 0 }
     }
 }
 
@@ -182,7 +222,7 @@ impl fmt::Write for Writer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use virtio_irq_proto::{FunctionId, IrqType, VectorRange};
+    use virtio_irq_proto::{IrqType, VectorRange};
 
     #[test]
     fn text_is_cut_to_its_room_and_ends_with_zero() {
@@ -205,12 +245,29 @@ mod tests {
             names,
             ["VIRTIO_IRQ_EVENT_MESSAGE_CHANGED", "VIRTIO_IRQ_EVENT_GONE", "VIRTIO_IRQ_EVENT_SOURCE_REVOKED"]
         );
+        assert!(
+            include_str!("../../rust_core.h")
+                .contains("RS_EVENT_INTERRUPT (VIRTIO_IRQ_EVENT_SOURCE_REVOKED + 1)")
+        );
         let vectors = VectorRange::of_messages(IrqType::Msix, 3, 2).unwrap();
-        let changed = RawEvent::of(Event::MessageChanged { function: FunctionId(7), vectors }).unwrap();
-        let expected = RawEvent { kind: 0, irq_type: 2, function: 7, first: 3, count: 2, reserved: 0 };
+        let changed = RawEvent::from(Event::MessageChanged { function: FunctionId(7), vectors });
+        let expected =
+            RawEvent { kind: 0, irq_type: 2, source: 0, function: 7, first: 3, count: 2, reserved: 0 };
         assert_eq!(changed, expected);
-        let gone = RawEvent::of(Event::FunctionGone { function: FunctionId(9) }).unwrap();
+        let gone = RawEvent::from(Event::FunctionGone { function: FunctionId(9) });
         assert_eq!((gone.kind, gone.function), (1, 9));
+        let (function, source) = (FunctionId(5), SourceId(0x1_0007));
+        let revoked = RawEvent::from(Event::SourceRevoked { function, source });
+        assert_eq!((revoked.kind, revoked.function, revoked.source), (2, 5, 0x1_0007));
+        let interrupt = RawEvent::from(Event::Interrupt { function, source });
+        assert_eq!((interrupt.kind, interrupt.function, interrupt.source), (3, 5, 0x1_0007));
+    }
+
+    #[test]
+    fn the_flag_of_a_block_is_that_of_the_header() {
+        let header = include_str!("../../include/linux/virtio_irq.h");
+        assert!(header.contains("#define VIRTIO_IRQ_CONTIGUOUS BIT(0)"));
+        assert_eq!(CONTIGUOUS, 1 << 0);
     }
 
     #[test]

@@ -12,26 +12,34 @@ pub(crate) struct Errno(c_int);
 impl Errno {
     /// The host refuses.
     pub(crate) const EPERM: Self = Self(1);
+    /// The device does not know the sources.
+    pub(crate) const ENOENT: Self = Self(2);
     /// The host failed.
     pub(crate) const EIO: Self = Self(5);
     /// The host was told a wrong guest address.
     pub(crate) const ENXIO: Self = Self(6);
-    /// The vector is not enabled yet.
+    /// The vector is not enabled yet, or the function not handed over.
     pub(crate) const EAGAIN: Self = Self(11);
+    /// The function's interrupts are in use otherwise.
+    pub(crate) const EBUSY: Self = Self(16);
     /// No device knows the function.
     pub(crate) const ENODEV: Self = Self(19);
     /// The caller's argument makes no sense.
     pub(crate) const EINVAL: Self = Self(22);
-    /// The messages do not form a block.
+    /// The messages do not form a block, or too few sources are left.
     pub(crate) const ENOSPC: Self = Self(28);
     /// The function does not have these vectors.
     pub(crate) const ERANGE: Self = Self(34);
     /// The device's answer makes no sense.
     pub(crate) const EPROTO: Self = Self(71);
+    /// The device gave sources, and nobody knows which.
+    pub(crate) const EBADMSG: Self = Self(74);
     /// Several functions fit.
     pub(crate) const ENOTUNIQ: Self = Self(76);
     /// The device does not do this.
     pub(crate) const EOPNOTSUPP: Self = Self(95);
+    /// The host gives no block of messages.
+    pub(crate) const EADDRNOTAVAIL: Self = Self(99);
 
     /// What a C function returned instead of a length: a negative error number.
     pub(crate) fn from_return(negative: isize) -> Self {
@@ -56,12 +64,11 @@ impl From<ReplyError> for Errno {
                 Status::NotEnabled => Self::EAGAIN,
                 Status::NotIsolated => Self::EPERM,
                 Status::HostError => Self::EIO,
-                // Only requests about sources get these, and this driver sends none.
-                Status::NoSource
-                | Status::Busy
-                | Status::NoSpace
-                | Status::NotContiguous
-                | Status::NotReady => Self::EPROTO,
+                Status::NoSource => Self::ENOENT,
+                Status::Busy => Self::EBUSY,
+                Status::NoSpace => Self::ENOSPC,
+                Status::NotContiguous => Self::EADDRNOTAVAIL,
+                Status::NotReady => Self::EAGAIN,
             },
             ReplyError::UnknownStatus(_) | ReplyError::Malformed => Self::EPROTO,
         }
@@ -92,7 +99,7 @@ mod tests {
     #[test]
     fn every_status_has_its_errno() {
         let returned = Status::ALL.map(|status| Errno::from(ReplyError::Refused(status)).to_return());
-        assert_eq!(returned, [-71, -95, -71, -71, -19, -34, -11, -1, -5, -19, -71, -71, -71, -71, -71]);
+        assert_eq!(returned, [-71, -95, -71, -71, -19, -34, -11, -1, -5, -19, -2, -16, -28, -99, -11]);
         assert_eq!(Errno::from(ReplyError::UnknownStatus(15)).to_return(), -71);
         assert_eq!(Errno::from(ReplyError::Malformed).to_return(), -71);
     }

@@ -11,13 +11,13 @@ mod operation;
 #[cfg(not(test))]
 mod panic;
 
-pub use abi::{RawDevice, RawEvent, RawMsg, RawTarget, Text};
+pub use abi::{RawDevice, RawEvent, RawMsg, RawSource, RawTarget, RawWanted, Text};
 
 use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 use core::slice;
 use errno::Errno;
-use operation::{Exchange, FindFailure};
+use operation::{Exchange, FindFailure, Wanted};
 use virtio_irq_driver::{Target, events};
 use virtio_irq_proto::FunctionId;
 
@@ -71,16 +71,23 @@ fn returned(result: Result<(), Errno>) -> c_int {
     result.map_or_else(Errno::to_return, |()| 0)
 }
 
-/// Whether this driver can use the device.
+/// Whether this driver can use the device, and how many sources it can have.
 ///
 /// # Safety
-/// `device` is readable and `why` writable.
+/// `device` is readable, `max_sources` and `why` are writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn virtio_irq_rs_probe(device: *const RawDevice, why: *mut Text) -> c_int {
-    // SAFETY: both are valid by the function's contract, and C structures of the same layout; nothing else uses `why`.
-    let (device, why) = unsafe { (&*device, &mut *why) };
+pub unsafe extern "C" fn virtio_irq_rs_probe(
+    device: *const RawDevice,
+    max_sources: *mut u32,
+    why: *mut Text,
+) -> c_int {
+    // SAFETY: all are valid by the function's contract, and different objects of C.
+    let (device, max_sources, why) = unsafe { (&*device, &mut *max_sources, &mut *why) };
     match device.probe() {
-        Ok(_) => 0,
+        Ok(found) => {
+            *max_sources = if device.has_events() { found.max_sources() } else { 0 };
+            0
+        }
         Err(error) => {
             why.set(&error);
             Errno::ENODEV.to_return()
@@ -183,6 +190,95 @@ pub unsafe extern "C" fn virtio_irq_rs_fetch_block(
     returned(fetch())
 }
 
+/// Sources of a function.
+///
+/// # Safety
+/// `ctx` is a call that has begun, `device` and `wanted` are readable, `sources` is initialized and writable for
+/// `wanted.most` sources, `count` is writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn virtio_irq_rs_allocate(
+    device: *const RawDevice,
+    ctx: *mut c_void,
+    wanted: *const RawWanted,
+    sources: *mut RawSource,
+    count: *mut u32,
+) -> c_int {
+    // SAFETY: `ctx` is a call that has begun, and C ends it after this function.
+    let mut call = unsafe { Call::new(ctx) };
+    // SAFETY: valid by the function's contract, and different objects of C.
+    let (device, wanted, count) = unsafe { (&*device, &*wanted, &mut *count) };
+    let mut allocate = || {
+        let device = device.probe().map_err(|_| Errno::EPROTO)?;
+        let wanted = Wanted::new(wanted)?;
+        // SAFETY: `sources` has room for as many sources as `wanted.most` says, which `Wanted::new` found to be no more
+        // than 65535. They are initialized, and C does not use them while this function runs.
+        let room = unsafe { slice::from_raw_parts_mut(sources, wanted.most()) };
+        *count = operation::allocate(&mut call, device, wanted, room)?;
+        Ok(())
+    };
+    returned(allocate())
+}
+
+/// What a late answer to an allocation gave.
+///
+/// # Safety
+/// `device` is readable, `request` and `reply` are for their lengths and nobody writes them; `sources` is initialized and
+/// writable for as many sources as a reply of `reply_len` bytes can have, `count` and `function` are writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn virtio_irq_rs_allocated(
+    device: *const RawDevice,
+    request: *const u8,
+    request_len: usize,
+    reply: *const u8,
+    reply_len: usize,
+    sources: *mut RawSource,
+    count: *mut u32,
+    function: *mut u16,
+) -> c_int {
+    // SAFETY: readable and constant by the function's contract.
+    let (device, request, reply) = unsafe {
+        (&*device, slice::from_raw_parts(request, request_len), slice::from_raw_parts(reply, reply_len))
+    };
+    let room = reply_len.checked_div(size_of::<RawSource>()).unwrap_or_default();
+    // SAFETY: writable and initialized by the function's contract, for as many sources as that; different objects of C.
+    let (sources, count, function) =
+        unsafe { (slice::from_raw_parts_mut(sources, room), &mut *count, &mut *function) };
+    let mut allocated = || {
+        let device = device.probe().map_err(|_| Errno::EPROTO)?;
+        *function = operation::function_of(request)?.0;
+        *count = operation::allocated(device, request, reply, sources)?;
+        Ok(())
+    };
+    returned(allocated())
+}
+
+/// Frees, masks or unmasks sources.
+///
+/// # Safety
+/// `ctx` is a call that has begun.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn virtio_irq_rs_change(
+    ctx: *mut c_void,
+    change: u32,
+    first: u32,
+    count: u16,
+) -> c_int {
+    // SAFETY: `ctx` is a call that has begun, and C ends it after this function.
+    let mut call = unsafe { Call::new(ctx) };
+    returned(operation::change(&mut call, change, first, count))
+}
+
+/// Frees all sources of a function.
+///
+/// # Safety
+/// `ctx` is a call that has begun.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn virtio_irq_rs_reset_function(ctx: *mut c_void, function: u16) -> c_int {
+    // SAFETY: `ctx` is a call that has begun, and C ends it after this function.
+    let mut call = unsafe { Call::new(ctx) };
+    returned(operation::reset_function(&mut call, FunctionId(function)))
+}
+
 /// Event number `index` of an event buffer; false if there are no more.
 ///
 /// # Safety
@@ -196,7 +292,7 @@ pub unsafe extern "C" fn virtio_irq_rs_event(
 ) -> bool {
     // SAFETY: readable and constant by the function's contract.
     let used = unsafe { slice::from_raw_parts(used, len) };
-    match events(used).filter_map(RawEvent::of).nth(index) {
+    match events(used).map(RawEvent::from).nth(index) {
         Some(found) => {
             // SAFETY: writable by the function's contract.
             unsafe { event.write(found) };
