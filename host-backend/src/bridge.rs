@@ -17,6 +17,7 @@ use crate::lookout::{Lookout, Occasion};
 use crate::rate::Limited;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 use tracing::warn;
@@ -109,7 +110,9 @@ impl Bridge {
                     self.end_lost_sources(call.function());
                     let (irq_type, end) = (call.irq_type(), call.end());
                     let result = self.control(call.function(), |host| host.enable(irq_type, end));
-                    self.watch_owner(call.function());
+                    if result.is_ok() {
+                        self.watch_owner(call.function());
+                    }
                     self.device().enabled(call, result.map_err(|error| error.failure()))
                 }
                 Step::Attach(call) => {
@@ -283,12 +286,11 @@ impl Bridge {
 
     fn attach(&self, call: &Attach) -> Result<Vec<Pair>, HostError> {
         let sources = call.vectors().iter().map(|(_, source)| *source);
-        self.deliveries.open(sources.clone()).map_err(HostError::failed("make eventfds for its sources"))?;
+        let eventfds = self.deliveries.open(sources.clone());
+        let eventfds = eventfds.map_err(HostError::failed("make eventfds for its sources"))?;
         let vectors = call.vectors().iter().map(|(vector, _)| *vector);
-        let result = self.deliveries.with(sources.clone(), |fds| {
-            let triggers: Vec<_> = vectors.zip(fds.iter().copied()).collect();
-            self.control(call.function(), |host| host.attach(call.irq_type(), &triggers))
-        });
+        let triggers: Vec<_> = vectors.zip(eventfds.iter().map(|eventfd| eventfd.as_fd())).collect();
+        let result = self.control(call.function(), |host| host.attach(call.irq_type(), &triggers));
         if result.is_err() {
             self.deliveries.close(sources);
         }

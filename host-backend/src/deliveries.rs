@@ -6,7 +6,7 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_irq_proto::SourceId;
 
 /// Number of sources that one look reports.
@@ -31,7 +31,8 @@ struct Triggers {
 
 #[derive(Debug)]
 struct Trigger {
-    eventfd: OwnedFd,
+    /// Shared with whoever hands it to the host, which takes its time: the lock is not held for that.
+    eventfd: Arc<OwnedFd>,
     epoch: u32,
 }
 
@@ -44,11 +45,11 @@ impl Deliveries {
         Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)?, triggers: Mutex::default() })
     }
 
-    /// Makes an eventfd for each source and watches it.
+    /// Makes an eventfd for each source and watches it. They are returned in the order of the sources.
     ///
     /// # Errors
     /// The process is out of descriptors or memory; then none was made.
-    pub fn open(&self, sources: impl Iterator<Item = SourceId> + Clone) -> io::Result<()> {
+    pub fn open(&self, sources: impl Iterator<Item = SourceId> + Clone) -> io::Result<Vec<Arc<OwnedFd>>> {
         let made = self.open_each(sources.clone());
         if made.is_err() {
             self.close(sources);
@@ -56,16 +57,17 @@ impl Deliveries {
         made
     }
 
-    fn open_each(&self, sources: impl Iterator<Item = SourceId>) -> io::Result<()> {
+    fn open_each(&self, sources: impl Iterator<Item = SourceId>) -> io::Result<Vec<Arc<OwnedFd>>> {
         let mut triggers = self.triggers();
-        for source in sources {
-            let eventfd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        let open = |source| {
+            let eventfd = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
             let epoch = triggers.next_epoch;
             triggers.next_epoch = epoch.wrapping_add(1);
             epoll::add(&self.epoll, &eventfd, mark(source, epoch), EventFlags::IN | EventFlags::ET)?;
-            triggers.by_source.insert(source, Trigger { eventfd, epoch });
-        }
-        Ok(())
+            triggers.by_source.insert(source, Trigger { eventfd: Arc::clone(&eventfd), epoch });
+            Ok(eventfd)
+        };
+        sources.map(open).collect()
     }
 
     /// Closes the eventfds of these sources, which ends their being watched.
@@ -113,20 +115,6 @@ impl Deliveries {
         self.triggers().by_source.len()
     }
 
-    /// Calls `use_them` with the eventfds of these sources, as far as they are open.
-    pub fn with<R>(
-        &self,
-        sources: impl Iterator<Item = SourceId>,
-        use_them: impl FnOnce(&[BorrowedFd<'_>]) -> R,
-    ) -> R {
-        let triggers = self.triggers();
-        let fds: Vec<_> = sources
-            .filter_map(|source| triggers.by_source.get(&source))
-            .map(|trigger| trigger.eventfd.as_fd())
-            .collect();
-        use_them(&fds)
-    }
-
     /// Gives `sink` the sources that were signalled since they were last given, at most [`BATCH`] of them. Returns
     /// whether there may be more.
     ///
@@ -168,8 +156,8 @@ impl AsFd for Deliveries {
 mod tests {
     use super::*;
 
-    fn signal(deliveries: &Deliveries, source: SourceId) {
-        deliveries.with([source].into_iter(), |fds| rustix::io::write(fds[0], &1u64.to_ne_bytes()).unwrap());
+    fn signal(eventfd: &OwnedFd) {
+        rustix::io::write(eventfd, &1u64.to_ne_bytes()).unwrap();
     }
 
     fn fired(deliveries: &Deliveries) -> Vec<u32> {
@@ -182,35 +170,36 @@ mod tests {
     #[test]
     fn every_signal_is_given_once() {
         let deliveries = Deliveries::new().unwrap();
-        deliveries.open([3, 4, 9].map(SourceId).into_iter()).unwrap();
+        let eventfds = deliveries.open([3, 4, 9].map(SourceId).into_iter()).unwrap();
         assert_eq!(fired(&deliveries), [0; 0]);
-        signal(&deliveries, SourceId(9));
-        signal(&deliveries, SourceId(3));
-        signal(&deliveries, SourceId(3));
+        signal(&eventfds[2]);
+        signal(&eventfds[0]);
+        signal(&eventfds[0]);
         assert_eq!(fired(&deliveries), [3, 9]);
         assert_eq!(fired(&deliveries), [0; 0]);
-        signal(&deliveries, SourceId(3));
+        signal(&eventfds[0]);
         assert_eq!(fired(&deliveries), [3]);
     }
 
     #[test]
     fn a_paused_source_is_silent_and_tells_afterwards_that_it_was_signalled() {
         let deliveries = Deliveries::new().unwrap();
-        deliveries.open([3, 4].map(SourceId).into_iter()).unwrap();
-        signal(&deliveries, SourceId(3));
+        let eventfds = deliveries.open([3, 4].map(SourceId).into_iter()).unwrap();
+        let (three, four) = (&eventfds[0], &eventfds[1]);
+        signal(three);
         assert_eq!(fired(&deliveries), [3]);
         deliveries.pause(SourceId(3)).unwrap();
         deliveries.resume(SourceId(3)).unwrap();
         assert_eq!(fired(&deliveries), [0; 0], "what was signalled before is known");
         deliveries.pause(SourceId(3)).unwrap();
-        signal(&deliveries, SourceId(3));
-        signal(&deliveries, SourceId(3));
-        signal(&deliveries, SourceId(4));
+        signal(three);
+        signal(three);
+        signal(four);
         assert_eq!(fired(&deliveries), [4]);
         deliveries.resume(SourceId(3)).unwrap();
         assert_eq!(fired(&deliveries), [3]);
         assert_eq!(fired(&deliveries), [0; 0]);
-        signal(&deliveries, SourceId(3));
+        signal(three);
         assert_eq!(fired(&deliveries), [3]);
         deliveries.pause(SourceId(9)).unwrap();
     }
@@ -218,9 +207,8 @@ mod tests {
     #[test]
     fn more_than_a_batch_comes_in_pieces() {
         let deliveries = Deliveries::new().unwrap();
-        deliveries.open((0..BATCH as u32 + 5).map(SourceId)).unwrap();
-        for source in 0..BATCH as u32 + 5 {
-            signal(&deliveries, SourceId(source));
+        for eventfd in deliveries.open((0..BATCH as u32 + 5).map(SourceId)).unwrap() {
+            signal(&eventfd);
         }
         let mut first = 0;
         assert!(deliveries.fired(|_| first += 1).unwrap());
@@ -231,12 +219,14 @@ mod tests {
     #[test]
     fn a_closed_source_says_nothing_and_neither_does_its_successor() {
         let deliveries = Deliveries::new().unwrap();
-        deliveries.open([SourceId(7)].into_iter()).unwrap();
-        signal(&deliveries, SourceId(7));
+        // As it is while the host is being called with it.
+        let before = deliveries.open([SourceId(7)].into_iter()).unwrap();
+        signal(&before[0]);
         deliveries.close([SourceId(7)].into_iter());
-        deliveries.open([SourceId(7)].into_iter()).unwrap();
+        let after = deliveries.open([SourceId(7)].into_iter()).unwrap();
+        signal(&before[0]);
         assert_eq!(fired(&deliveries), [0; 0]);
-        signal(&deliveries, SourceId(7));
+        signal(&after[0]);
         assert_eq!(fired(&deliveries), [7]);
     }
 }

@@ -29,7 +29,7 @@ struct State {
     sources: Option<IrqType>,
     /// What to signal for each vector that is attached.
     attached: BTreeMap<u16, OwnedFd>,
-    /// The sources lost their interrupts.
+    /// The VMM has the interrupts.
     taken: bool,
     /// Becomes readable when its VMM ends.
     owner: Option<OwnedFd>,
@@ -164,11 +164,18 @@ impl SimFunction {
         self.state().sources
     }
 
-    /// Takes the interrupts away from their sources, as a VMM does that enables them for the guest's capability.
+    /// Takes the interrupts away from their sources, as a VMM does that enables them for the guest's capability. It has
+    /// them until the sources are released or it [gives them back](SimFunction::give_back).
     pub fn take_away(&self) {
         let mut state = self.state();
         state.attached.clear();
-        state.taken = state.sources.take().is_some();
+        state.sources = None;
+        state.taken = true;
+    }
+
+    /// The VMM disables the interrupts that it took.
+    pub fn give_back(&self) {
+        self.state().taken = false;
     }
 
     /// Gives it a VMM, which ends when `owner` becomes readable.
@@ -230,7 +237,10 @@ impl HostFunction for SimFunction {
 impl Interrupts for SimFunction {
     fn enable(&self, irq_type: IrqType, _end: u16) -> Result<u16, HostError> {
         let mut state = self.working("enable simulated interrupts")?;
-        if state.sources.is_some_and(|enabled| enabled != irq_type) {
+        if state.owner.as_ref().is_some_and(has_ended) {
+            return Err(HostError::NotReady);
+        }
+        if state.taken || state.sources.is_some_and(|enabled| enabled != irq_type) {
             return Err(HostError::Busy);
         }
         state.sources = Some(irq_type);
@@ -244,6 +254,9 @@ impl Interrupts for SimFunction {
 
     fn attach(&self, irq_type: IrqType, triggers: &[(u16, BorrowedFd<'_>)]) -> Result<Vec<Pair>, HostError> {
         let mut state = self.working("attach simulated vectors")?;
+        if state.sources != Some(irq_type) {
+            return Err(if state.taken { HostError::Busy } else { HostError::NotReady });
+        }
         let copies = triggers.iter().map(|(vector, fd)| Ok((*vector, fd.try_clone_to_owned()?)));
         let copies: Vec<_> =
             copies.collect::<io::Result<_>>().map_err(HostError::failed("copy an eventfd"))?;
@@ -281,7 +294,8 @@ impl Interrupts for SimFunction {
     }
 
     fn owner(&self) -> io::Result<Option<OwnedFd>> {
-        self.state().owner.as_ref().map(OwnedFd::try_clone).transpose()
+        let state = self.state();
+        state.owner.as_ref().filter(|_| state.sources.is_some()).map(OwnedFd::try_clone).transpose()
     }
 }
 

@@ -222,7 +222,10 @@ impl World {
                 };
             }
             Operation::TakeAway(function) => {
-                self.hosts[*function].take_away();
+                // Without sources it would be the guest's native use, which nothing here ends.
+                if self.hosts[*function].enabled_for_sources().is_some() {
+                    self.hosts[*function].take_away();
+                }
                 self.end_sources(|instance| usize::from(instance.function) == *function);
             }
             Operation::Move(function) => self.hosts[*function].move_messages(),
