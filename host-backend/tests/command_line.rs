@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::program;
+use common::{program, program_with_files};
 use std::process::Output;
 
 fn run(arguments: &[&str]) -> Output {
@@ -171,4 +171,31 @@ fn a_socket_that_cannot_be_created_is_named() {
     let long = format!("/tmp/{}", "x".repeat(200));
     let message = refused(1, &["--socket-path", &long, "--device", "sim:edu"]);
     assert!(sentence(&message).contains(&long), "{message}");
+}
+
+/// Runs the daemon with these limits of open files, soft and hard. It serves a socket that nobody is at the other end of.
+fn run_with_files(limits: (u64, u64), arguments: &[&str]) -> Output {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    drop(theirs);
+    let mut command = program_with_files(limits.0, limits.1);
+    command.args(["--fd", "0"]).args(arguments).stdin(std::os::fd::OwnedFd::from(ours)).output().unwrap()
+}
+
+#[test]
+fn as_many_sources_as_open_files_allow_or_a_refusal_that_says_how_many_are_needed() {
+    let many = ["--device", "sim:vectors=2048,type=msix"];
+    let output = run_with_files((64, 2048 * 2 + 256), &many);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = run_with_files((64, 2048 * 2 + 255), &many);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    let said = sentence(&message);
+    assert!(
+        said.contains("2048 interrupt sources need 4352 open files, and this process may have 4351"),
+        "{said}"
+    );
+    let fewer = [&many[..], &["--max-sources", "900"]].concat();
+    assert_eq!(run_with_files((64, 2100), &fewer).status.code(), Some(0));
+    let few = ["--device", "sim:edu"];
+    assert_eq!(run_with_files((64, 300), &few).status.code(), Some(0));
 }

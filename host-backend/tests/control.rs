@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -28,8 +28,11 @@ fn start(arguments: &[&str]) -> Daemon {
 }
 
 fn start_in(directory: TempDir, arguments: &[&str]) -> Daemon {
+    start_program(program(), directory, arguments)
+}
+
+fn start_program(mut command: Command, directory: TempDir, arguments: &[&str]) -> Daemon {
     let socket = directory.path().join("irq.sock");
-    let mut command = program();
     command.arg("--socket-path").arg(&socket).stdin(Stdio::null());
     command.arg("--control-socket").arg(directory.path().join("ctl.sock")).args(arguments);
     let daemon = Daemon::spawn(command, directory, socket);
@@ -285,6 +288,25 @@ fn what_cannot_be_attached_or_detached_is_said_why() {
         assert!(answer["error"]["message"].as_str().unwrap().contains(text), "{answer}");
     }
     assert_eq!(client.status()["functions"].as_object().unwrap().len(), 2);
+    daemon.stop();
+}
+
+#[test]
+fn a_function_is_not_attached_that_has_more_sources_than_open_files_allow() {
+    let program = program_with_files(64, 2 * (1 + 300) + 256);
+    let daemon = start_program(program, TempDir::new().unwrap(), &["--device", "sim:edu"]);
+    let mut client = Client::greeted(&daemon);
+    let mut attach = |vectors| {
+        let device = format!("sim:vectors={vectors},type=msix");
+        client.ask(json!({"v": 1, "cmd": "attach", "device": device}))
+    };
+    let answer = attach(301);
+    assert_eq!(code(&answer), "cannot-open", "{answer}");
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.contains("302 interrupt sources need 860 open files, and this process may have 858"));
+    assert_eq!(attach(300)["ok"]["vectors"]["msix"], 300);
+    let mut vm = Vm::connect(&daemon.socket);
+    assert_eq!(vm.ask(&allocate_of(1, 2, 0, 300), 16 + 24 * 300).len(), 16 + 24 * 300);
     daemon.stop();
 }
 

@@ -3,11 +3,14 @@
 
 mod ctl;
 mod device;
+mod files;
 mod qemu;
 
 pub use ctl::{CtlArgs, CtlError};
 pub(crate) use device::address;
 pub use device::{DeviceSpec, Model, SpecError};
+pub use files::TooFewFiles;
+pub(crate) use files::allow_files_for;
 pub use qemu::{ArgsFormat, QemuArgs};
 
 use crate::bridge::{Bridge, BridgeError};
@@ -21,7 +24,6 @@ use crate::log::{Log, LogFormat, LogLevel};
 use crate::serve::{SocketError, Stop, Transport, serve};
 use crate::vfio::{DeviceSource, Host, SupplyError};
 use clap::{Args, Parser, Subcommand};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroU32;
@@ -190,6 +192,8 @@ pub enum Error {
     Control(#[from] ControlError),
     #[error(transparent)]
     Ctl(#[from] CtlError),
+    #[error(transparent)]
+    Files(#[from] TooFewFiles),
     #[error("cannot serve: {0}")]
     Serve(#[from] io::Error),
     #[error("cannot write to standard output: {0}")]
@@ -229,7 +233,6 @@ impl Cli {
 impl DaemonArgs {
     fn run(self) -> Result<(), Error> {
         let log = Log::init(self.log_level, self.log_format);
-        raise_descriptor_limit();
         // From here on a signal ends the daemon in order, and removes its socket.
         let stop = Stop::on_signals()?;
         let bridge = Arc::new(self.bridge()?);
@@ -268,19 +271,13 @@ impl DaemonArgs {
             functions.push(open_function(spec, FunctionId(id), self.allow_unsafe_interrupts)?);
         }
         let quota = Quota { guest: self.max_sources, function: self.max_sources_per_function };
-        Bridge::new(functions, quota).map_err(|error| match error {
+        let bridge = Bridge::new(functions, quota).map_err(|error| match error {
             BridgeError::SameId(duplicate) => Error::SameId { id: duplicate.0 },
             BridgeError::Deliveries(error) => Error::Serve(error),
-        })
+        })?;
+        allow_files_for(bridge.device().most_sources(None))?;
+        Ok(bridge)
     }
-}
-
-/// Each source takes a descriptor, and the soft limit that most systems set is lower than the number of sources. It is
-/// that low for programs that use select(2), which this one does not.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    // It can only fail for a limit above the hard one.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Opens a function of the host, or simulates one, and finds out what the guest is to be told of it.

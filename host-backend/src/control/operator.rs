@@ -3,7 +3,7 @@
 
 use super::request::{Code, Refusal, Which};
 use crate::bridge::{Bridge, MembershipError};
-use crate::cli::{DeviceSpec, Model, open_function};
+use crate::cli::{DeviceSpec, Model, allow_files_for, open_function};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -90,6 +90,8 @@ fn attach(bridge: &Bridge, spec: &DeviceSpec, allow_unsafe_interrupts: bool) -> 
     let (assigned, host) = open_function(spec, id, allow_unsafe_interrupts)
         .map_err(|error| Refusal::new(Code::CannotOpen, error.to_string()))?;
     let (name, what) = (host.name().to_owned(), assigned.function);
+    let sources = bridge.device().most_sources(Some(&what));
+    allow_files_for(sources).map_err(|error| Refusal::new(Code::CannotOpen, error.to_string()))?;
     bridge.attach_function(assigned, host).map_err(refuse_membership)?;
     Ok(json!({
         "function": id.0,

@@ -3,7 +3,7 @@
 
 use super::sources::Detach;
 use super::{Assigned, Device, DuplicateId};
-use virtio_irq_proto::{F_EVENT, FunctionFlags, FunctionId};
+use virtio_irq_proto::{F_EVENT, Function, FunctionFlags, FunctionId};
 
 impl Device {
     /// Functions can come later of which sources can be allocated: offers event delivery from the beginning, because
@@ -54,6 +54,20 @@ impl Device {
     /// Whether the driver gets no further source.
     pub fn is_draining(&self) -> bool {
         self.sources.is_draining()
+    }
+
+    /// Greatest number of sources that the driver can hold of the functions that there are, and of a further one.
+    pub fn most_sources(&self, further: Option<&Function>) -> u64 {
+        let quota = self.sources.quota();
+        let of_one = |function: &Function| {
+            let Function { flags, intx_count, msi_count, msix_count, .. } = function;
+            // It has sources of one type at a time.
+            let most = *intx_count.max(msi_count).max(msix_count);
+            let event = flags.contains(FunctionFlags::EVENT);
+            if event { u64::from(quota.function.min(u32::from(most))) } else { 0 }
+        };
+        let all = self.functions.present().chain(further).map(of_one);
+        all.fold(0, u64::saturating_add).min(u64::from(quota.guest))
     }
 
     /// Number of sources that the driver holds.

@@ -57,6 +57,20 @@ pub fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_vhost-device-irq"))
 }
 
+/// The program with these limits of open files, soft and hard, and without the privilege to raise the latter.
+pub fn program_with_files(soft: u64, hard: u64) -> Command {
+    let mut argv = Vec::new();
+    if rustix::process::geteuid().is_root() {
+        argv.extend(
+            ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"].map(str::to_owned),
+        );
+    }
+    argv.extend(["prlimit".to_owned(), format!("--nofile={soft}:{hard}")]);
+    let mut command = Command::new(&argv[0]);
+    command.args(&argv[1..]).arg(program().get_program());
+    command
+}
+
 impl Daemon {
     pub fn start(devices: &[&str]) -> Self {
         let directory = TempDir::new().unwrap();
