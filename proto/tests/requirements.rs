@@ -118,19 +118,55 @@ fn anchor_of(heading: &str) -> String {
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
+/// The documents beside the text, by their names.
+fn documents() -> BTreeMap<String, String> {
+    let entries = std::fs::read_dir(Path::new(ROOT).join("spec")).unwrap().map(Result::unwrap);
+    let named = entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.path()));
+    named
+        .filter(|(name, _)| name.ends_with(".md"))
+        .map(|(name, path)| (name, std::fs::read_to_string(path).unwrap()))
+        .collect()
+}
+
+/// Of headings as GitHub makes them, and of requirements.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let headings = headings.map(|line| anchor_of(line.trim_start_matches('#').trim()));
+    headings.chain(text.lines().filter_map(requirement).map(|(anchor, _, _)| anchor.to_owned())).collect()
+}
+
 #[test]
-fn links_within_the_text_lead_somewhere() {
-    let headings = TEXT.lines().filter(|line| line.starts_with('#'));
-    let mut anchors: BTreeSet<_> =
-        headings.map(|line| anchor_of(line.trim_start_matches('#').trim())).collect();
-    anchors.extend(requirements().iter().map(|requirement| requirement.anchor.to_owned()));
+fn links_within_the_specification_lead_somewhere() {
+    let documents = documents();
     let mut links = 0;
-    for (at, start) in TEXT.match_indices("](#") {
-        let link = TEXT[at + start.len()..].split(')').next().unwrap();
-        assert!(anchors.contains(link), "nothing is called {link}");
-        links += 1;
+    for (name, text) in &documents {
+        for (at, start) in text.match_indices("](") {
+            let link = text[at + start.len()..].split(')').next().unwrap();
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let file = if file.is_empty() { name } else { file };
+            assert!(Path::new(ROOT).join("spec").join(file).exists(), "{name}: there is no file {link}");
+            if !anchor.is_empty() {
+                assert!(anchors(&documents[file]).contains(anchor), "{name}: nothing is called {link}");
+            }
+            links += 1;
+        }
     }
-    assert!(links > 70);
+    assert!(links > 300);
+}
+
+#[test]
+fn annexes_require_nothing() {
+    let documents = documents();
+    let mut annexes = documents.iter().filter(|(name, _)| name.starts_with("annex-")).peekable();
+    assert!(annexes.peek().is_some());
+    for (name, text) in annexes {
+        for line in text.lines() {
+            assert_eq!(words(line).find(|word| is_normative(word)), None, "{name}: {line}");
+        }
+    }
 }
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

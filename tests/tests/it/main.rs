@@ -4,6 +4,7 @@
 
 mod conform;
 mod cores;
+mod coverage;
 mod events;
 mod hostile_frontend;
 mod hostile_guest;
