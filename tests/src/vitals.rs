@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the kernel says about a process, from `/proc`.
 
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 use std::fs::{read_dir, read_to_string};
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What a process holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,15 @@ pub fn wakeups(process: u32) -> io::Result<u64> {
         sum += status_field(&thread?.path().join("status"), "voluntary_ctxt_switches:")?;
     }
     Ok(sum)
+}
+
+/// How long the threads of a process have run on any CPU, in the kernel or not.
+///
+/// # Errors
+/// There is no such process.
+pub fn cpu_time(process: u32) -> io::Result<Duration> {
+    let process = i32::try_from(process).map_err(io::Error::other)?;
+    Ok(clock_getcpuclockid(Pid::from_raw(process))?.now()?.into())
 }
 
 fn status_field(path: &std::path::Path, name: &str) -> io::Result<u64> {

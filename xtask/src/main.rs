@@ -37,7 +37,7 @@ enum Task {
     Lab(lab::Options),
     /// Runs everything that a change must pass
     Test,
-    /// Measures what the device costs: round trips, reads of the host, idle memory and wakeups
+    /// Measures what the device costs: round trips, interrupts, storms, allocation, reads of the host, an idle guest
     ///
     /// Takes about a minute. Writes target/bench/results.json and docs/bench.md.
     Bench,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use vhost::vhost_user::message::FrontendReq;
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
-    VIRTIO_RING_F_INDIRECT_DESC, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
+    VIRTIO_RING_F_INDIRECT_DESC, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE, VRING_USED_F_NO_NOTIFY,
 };
 use virtio_irq_proto::{EVENT_QUEUE, F_NATIVE, REQUEST_QUEUE};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -279,6 +279,18 @@ impl Guest {
         self.queues[usize::from(queue)].kick.write(1).expect("an eventfd takes one more");
     }
 
+    /// The eventfd by which the device calls for a queue. The backend keeps reads of it from blocking.
+    pub fn call(&self, queue: u16) -> BorrowedFd<'_> {
+        let call = self.queues[usize::from(queue)].call.as_raw_fd();
+        // SAFETY: the eventfd belongs to `self`, which the result borrows.
+        unsafe { BorrowedFd::borrow_raw(call) }
+    }
+
+    /// Whether the device wants to be notified of chains, as far as the flags of the used ring say it.
+    pub fn wants_kick(&self, queue: u16) -> bool {
+        u32::from(self.ram.load(ring(queue) + USED)) & VRING_USED_F_NO_NOTIFY == 0
+    }
+
     /// Lays descriptors out from index 0 on, each linked to the next, makes them available and notifies.
     pub fn chain(&mut self, queue: u16, descs: &[Desc]) {
         for (index, desc) in (0..).zip(descs) {
@@ -323,10 +335,9 @@ impl Guest {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = Timespec::try_from(left).expect("a short time");
-            let call = self.queues[usize::from(queue)].call.as_raw_fd();
-            // SAFETY: the eventfd is open: it belongs to `self`, which is borrowed until the wait is over.
-            let call = unsafe { BorrowedFd::borrow_raw(call) };
-            if poll(&mut [PollFd::new(&call, PollFlags::IN)], Some(&timeout)).expect("poll works") == 0 {
+            if poll(&mut [PollFd::new(&self.call(queue), PollFlags::IN)], Some(&timeout)).expect("poll works")
+                == 0
+            {
                 return self.poll_used(queue);
             }
         }

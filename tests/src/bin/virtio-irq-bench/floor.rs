@@ -44,7 +44,7 @@ impl Floor {
             .stdout(copy(&back))
             .spawn()
             .expect("this program can be started again");
-        let epoll = (wait == Wait::Epoll).then(|| watch(&back, EventSet::IN | EventSet::EDGE_TRIGGERED));
+        let epoll = (wait == Wait::Epoll).then(|| watch_for_edges(&[back.as_fd()]));
         Self { there, back, epoll, child }
     }
 
@@ -81,12 +81,23 @@ pub(crate) fn echo() {
 
 fn watch(file: &File, events: EventSet) -> Epoll {
     let epoll = Epoll::new().expect("an epoll instance can be made");
-    let event = EpollEvent::new(events, 0);
-    epoll.ctl(ControlOperation::Add, file.as_raw_fd(), event).expect("an eventfd can be watched");
+    add(&epoll, file.as_fd(), events);
     epoll
 }
 
-fn sleep(epoll: &Epoll) {
+/// Has [`sleep`] wait for these, each signal of which ends one sleep.
+pub(crate) fn watch_for_edges(fds: &[BorrowedFd<'_>]) -> Epoll {
+    let epoll = Epoll::new().expect("an epoll instance can be made");
+    fds.iter().for_each(|fd| add(&epoll, *fd, EventSet::IN | EventSet::EDGE_TRIGGERED));
+    epoll
+}
+
+fn add(epoll: &Epoll, fd: BorrowedFd<'_>, events: EventSet) {
+    let event = EpollEvent::new(events, 0);
+    epoll.ctl(ControlOperation::Add, fd.as_raw_fd(), event).expect("an eventfd can be watched");
+}
+
+pub(crate) fn sleep(epoll: &Epoll) {
     epoll.wait(-1, &mut [EpollEvent::default(); 3]).expect("epoll works");
 }
 

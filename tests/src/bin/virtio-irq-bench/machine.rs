@@ -12,7 +12,10 @@ pub(crate) fn describe() -> Value {
     };
     let virtual_machine =
         field("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor"));
+    let loads = read_to_string("/proc/loadavg").unwrap_or_default();
     json!({
+        // Of the last minute: what else this machine did.
+        "load": loads.split(' ').next().and_then(|load| load.parse::<f64>().ok()),
         "cpu": field("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
         "virtual": virtual_machine,
