@@ -16,6 +16,7 @@ pub mod doctor;
 pub mod host;
 pub mod log;
 pub mod lookout;
+mod printable;
 mod rate;
 pub mod serve;
 mod sys;

@@ -7,8 +7,9 @@ mod common;
 use common::*;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -621,6 +622,82 @@ fn ctl_says_what_to_do_when_it_cannot_ask() {
     assert_eq!(message, "vhost-device-irq: there is no function 7: `status` lists those there are\n");
     refused_usage(&["watch", "--interval", "0"]);
     refused_usage(&["log-level", "loud"]);
+    daemon.stop();
+}
+
+#[test]
+fn ctl_says_who_may_connect() {
+    let daemon = start(&["--device", "sim:edu"]);
+    let socket = control_socket(&daemon);
+    let mut command = program();
+    command.arg("ctl").arg("--socket").arg(&socket).arg("status");
+    // Permissions do not stop root.
+    if rustix::process::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    } else {
+        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    let message = refused(&command.output().unwrap(), 1);
+    assert!(message.contains("run this as the user who started the daemon, or as root"), "{message}");
+    daemon.stop();
+}
+
+#[test]
+fn ctl_says_when_the_daemon_is_another_version() {
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("ctl.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let daemon = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut stream = BufReader::new(stream);
+        stream.read_line(&mut String::new()).unwrap();
+        stream.get_mut().write_all(b"{\"v\":2,\"hello\":{\"daemon\":\"\\u001b[2J\"}}\n").unwrap();
+    });
+    let message = refused(&ctl(&socket, &["status"]), 1);
+    assert!(message.contains("speaks version 2 of the protocol and this program version 1: use the vhost-device-irq of the daemon"), "{message}");
+    daemon.join().unwrap();
+}
+
+#[test]
+fn a_thousand_clients_that_come_and_go_change_nothing() {
+    let daemon = start(&["--device", "sim:wcn6855"]);
+    let mut vm = Vm::connect(&daemon.socket);
+    let mut other = Client::greeted(&daemon);
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", daemon.child.id())).unwrap().count();
+    // From here on it has all that the frontend gives it.
+    vm.expect_service();
+    let before = descriptors();
+    for round in 0..1000 {
+        let mut client = Client::connect(&daemon);
+        // Some say something first, and nobody waits for an answer.
+        let said: &[u8] =
+            [&b""[..], b"{\"v\":1,\"cmd\":\"watch\"}\n", b"GET /metrics HTTP/1.1\r\n", b"\xff"][round % 4];
+        // One too many is turned away before it says anything.
+        let _ = client.0.get_mut().write_all(said);
+        if round % 100 == 0 {
+            vm.expect_service();
+        }
+    }
+    let deadline = Instant::now() + LONG;
+    while other.status()["daemon"]["control_clients"] != 1 || descriptors() > before {
+        assert!(Instant::now() < deadline, "{} descriptors more", descriptors() - before);
+    }
+    vm.expect_service();
+    daemon.stop();
+}
+
+#[test]
+fn what_a_client_sends_never_reaches_a_terminal_raw() {
+    let daemon = start(&["--device", "sim:edu", "--log-level", "debug"]);
+    let socket = control_socket(&daemon);
+    let evil = "\u{1b}[2J\u{202e}\u{7}";
+    for arguments in [["attach", evil], ["detach", evil]] {
+        let output = ctl(&socket, &arguments);
+        assert!(matches!(output.status.code(), Some(2 | 3)), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!said.contains(['\u{1b}', '\u{202e}', '\u{7}']), "{said:?}");
+        assert!(said.contains("[2J"), "{said:?}");
+    }
     daemon.stop();
 }
 

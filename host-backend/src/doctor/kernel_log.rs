@@ -2,8 +2,9 @@
 //! The kernel's log, and what is worth knowing in it.
 
 use super::Tree;
-use super::report::{Symptom, printable};
+use super::report::Symptom;
 use super::symptoms::Known;
+use crate::printable::printable;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, read};
 

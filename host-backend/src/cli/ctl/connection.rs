@@ -2,6 +2,7 @@
 //! The client's end of the control socket.
 
 use crate::control::VERSION;
+use crate::printable::printable;
 use serde_json::{Map, Value};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -20,6 +21,13 @@ pub enum CtlError {
         path.display(), path.display()
     )]
     NoSocket { path: PathBuf },
+    #[error(
+        "no daemon has a control socket below {DIRECTORY}: start one with --control-socket PATH, or say with --socket where \
+         one is"
+    )]
+    NoDaemons,
+    #[error("there is more than one daemon: say which with --socket {}", paths(found))]
+    ManyDaemons { found: Vec<PathBuf> },
     #[error("nobody listens at {}: the daemon that made it has ended; start it again", path.display())]
     NoDaemon { path: PathBuf },
     #[error("may not connect to {}: run this as the user who started the daemon, or as root", path.display())]
@@ -30,7 +38,14 @@ pub enum CtlError {
     Connection { path: PathBuf, source: io::Error },
     #[error("the daemon at {} closed the connection: its log may say why", path.display())]
     Closed { path: PathBuf },
-    #[error("what listens at {} is no control socket of vhost-device-irq of this version: {what}", path.display())]
+    #[error(
+        "the daemon at {} speaks version {version} of the protocol and this program version {VERSION}: use the \
+         vhost-device-irq of the daemon", path.display()
+    )]
+    Version { path: PathBuf, version: u64 },
+    #[error(
+        "what listens at {} is no control socket of vhost-device-irq: {what}; say with --socket where it is", path.display()
+    )]
     Protocol { path: PathBuf, what: String },
     #[error("{message}")]
     Refused { code: String, message: String },
@@ -43,6 +58,33 @@ impl CtlError {
     pub fn exit_code(&self) -> u8 {
         if matches!(self, Self::Refused { .. }) { 3 } else { 1 }
     }
+}
+
+/// Where instances of the systemd unit have their control sockets, each in a directory of its name.
+const DIRECTORY: &str = "/run/vhost-device-irq";
+const NAME: &str = "control.sock";
+
+/// The one control socket of this machine.
+pub(super) fn find() -> Result<PathBuf, CtlError> {
+    let instances = std::fs::read_dir(DIRECTORY).into_iter().flatten().flatten();
+    let mut found: Vec<_> =
+        instances.map(|instance| instance.path().join(NAME)).filter(|path| may_be_there(path)).collect();
+    found.sort();
+    match found.len() {
+        0 => Err(CtlError::NoDaemons),
+        1 => Ok(found.remove(0)),
+        _ => Err(CtlError::ManyDaemons { found }),
+    }
+}
+
+/// Only its owner sees whether it is. Others get to know that when they connect.
+fn may_be_there(path: &Path) -> bool {
+    path.symlink_metadata().map_or_else(|error| error.kind() == io::ErrorKind::PermissionDenied, |_| true)
+}
+
+fn paths(paths: &[PathBuf]) -> String {
+    let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    paths.join(" or ")
 }
 
 /// A connection over which one request is made.
@@ -106,13 +148,14 @@ impl Connection {
         let mut object: Map<String, Value> =
             serde_json::from_str(&line).map_err(|error| self.unexpected(&error.to_string()))?;
         if object.get("v").and_then(Value::as_u64) != Some(VERSION) {
-            return Err(
-                self.unexpected(&format!("it speaks version {}", object.get("v").unwrap_or(&Value::Null)))
-            );
+            return Err(match object.get("v").and_then(Value::as_u64) {
+                Some(version) => CtlError::Version { path: self.path.clone(), version },
+                None => self.unexpected("it does not say its version"),
+            });
         }
         if let Some(mut error) = object.remove("error") {
             let mut text = |key: &str| match error.get_mut(key).map(Value::take) {
-                Some(Value::String(text)) => text,
+                Some(Value::String(text)) => printable(&text),
                 _ => "unknown".to_owned(),
             };
             return Err(CtlError::Refused { code: text("code"), message: text("message") });
@@ -130,6 +173,6 @@ impl Connection {
     }
 
     fn unexpected(&self, what: &str) -> CtlError {
-        CtlError::Protocol { path: self.path.clone(), what: what.to_owned() }
+        CtlError::Protocol { path: self.path.clone(), what: printable(what) }
     }
 }

@@ -2,6 +2,7 @@
 //! `ctl`: the client of the control socket.
 
 mod connection;
+mod screen;
 mod show;
 
 pub use connection::CtlError;
@@ -11,6 +12,7 @@ use crate::log::LogLevel;
 use clap::{Args, Subcommand};
 use connection::Connection;
 use serde_json::{Map, Value, json};
+use show::Order;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -19,11 +21,11 @@ use std::sync::LazyLock;
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = HELP)]
 pub struct CtlArgs {
-    /// Where the daemon's --control-socket is
-    #[arg(long, value_name = "PATH", default_value = "/run/vhost-device-irq/control.sock", global = true)]
-    socket: PathBuf,
+    /// Where the daemon's --control-socket is [default: the one that is below /run/vhost-device-irq]
+    #[arg(long, value_name = "PATH", global = true)]
+    socket: Option<PathBuf>,
 
-    /// Print JSON
+    /// Print JSON, as the daemon sends it
     #[arg(long, global = true)]
     json: bool,
 
@@ -33,22 +35,56 @@ pub struct CtlArgs {
 
 const HELP: &str = "\
 Examples:
-  vhost-device-irq ctl --socket /run/irq.ctl status
-  vhost-device-irq ctl --socket /run/irq.ctl attach 0000:03:00.0,guest=00:07.0
-  curl --unix-socket /run/irq.ctl http://localhost/metrics
+  What there is, and what happens now:
+    vhost-device-irq ctl status
+    vhost-device-irq ctl watch --interval 0.5
+
+  Of several daemons, or one that was not started by systemd:
+    vhost-device-irq ctl --socket /run/irq.ctl status
+
+  Give a running guest a function that was hot-plugged into it at 00:07.0, and take it away before it is unplugged:
+    vhost-device-irq ctl attach 0000:03:00.0,guest=00:07.0
+    vhost-device-irq ctl detach 0000:03:00.0
+
+  Let the guest run out of sources, and wait for that:
+    vhost-device-irq ctl drain --wait
+
+  Know why something fails, then be quiet again:
+    vhost-device-irq ctl log-level debug
+    vhost-device-irq ctl log-level info
+
+  For programs:
+    vhost-device-irq ctl --json status
+    vhost-device-irq ctl --json watch --count 10
+    curl --unix-socket /run/irq.ctl http://localhost/metrics
 
 Exit codes:
   0  done
-  1  the daemon cannot be asked
+  1  the daemon cannot be asked; the message says why and what to do
   2  the command line is wrong
   3  the daemon refuses; the message says why and what to do";
+
+const STATUS_HELP: &str = "\
+How to read it:
+  Functions
+    STATE    present; or gone: it left the host or was detached, and the guest's driver was told
+    FLAGS    isolated: the IOMMU lets it raise no interrupts but its own. stable: its messages do not move.
+             native: its messages are told. event: its vectors can be allocated as sources
+  Messages
+    What the guest's driver was told, block by block. GENERATION counts up when a message moved
+  Sources
+    STATE    ready; masked by the driver; pending: it fired and waits for an event buffer, or to be unmasked;
+             held back by --source-rate-limit; revoked: the VMM or the guest took the interrupts away
+    FIRED    how often it was found to have fired. What comes faster than it is looked for counts once
+    DELIVERED  how often the driver was told";
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// Show the frontend, the functions, their sources and messages, what was counted and what went wrong
+    #[command(after_long_help = STATUS_HELP)]
     Status,
 
-    /// Show it again and again, with rates, until interrupted
+    /// Show it live, with rates a second, the busiest sources first, until interrupted. Not on a terminal: a line each time
     Watch {
         /// Seconds between two looks, 0.1 to 60
         #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
@@ -103,11 +139,13 @@ impl CtlArgs {
     /// # Errors
     /// One sentence for the operator.
     pub fn run(&self) -> Result<(), CtlError> {
-        let mut daemon = Connection::open(&self.socket)?;
+        let socket = self.socket.clone().map_or_else(connection::find, Ok)?;
+        let mut daemon = Connection::open(&socket)?;
         match &self.command {
             Command::Status => {
                 let answer = daemon.ask("status", Value::Null)?;
-                let text = |answer: &Value| show::status(object(answer.get("status")), &answer["rates"]);
+                let text =
+                    |answer: &Value| show::status(object(answer.get("status")), &answer["rates"], Order::Id);
                 self.print(&answer, text)
             }
             Command::Watch { interval, count } => self.watch(&mut daemon, *interval, *count),
@@ -141,22 +179,31 @@ impl CtlArgs {
     fn watch(&self, daemon: &mut Connection, interval: f64, count: Option<u64>) -> Result<(), CtlError> {
         // From 100 to 60000, see `seconds`.
         let mut watch = Watch::begin(daemon, (interval * 1000.0).round() as u64)?;
-        let redraw = io::stdout().is_terminal();
-        if self.json {
-            write_out(&format!("{}\n", Value::Object(watch.line.clone())))?;
-        } else if redraw {
-            write_out(&format!("{}{}", show::CLEAR, show::status(&watch.status, &watch.rates)))?;
-        }
+        let how = match (self.json, io::stdout().is_terminal()) {
+            (true, _) => How::Json,
+            (false, true) => How::Screen,
+            (false, false) => How::Lines,
+        };
+        // There are no rates yet, which is why it is no look, and no line.
         let mut looks = 0;
+        match how {
+            How::Json => write_out(&watch.json())?,
+            How::Screen => write_out(&screen::redraw(&watch.text(), true))?,
+            How::Lines => {}
+        }
         while count.is_none_or(|count| looks < count) {
             watch.next()?;
             looks += 1;
-            let text = match (self.json, redraw) {
-                (true, _) => format!("{}\n", Value::Object(watch.line.clone())),
-                (_, true) => format!("{}{}", show::CLEAR, show::status(&watch.status, &watch.rates)),
-                (_, false) => show::line(&watch.status, &watch.rates),
+            let text = match how {
+                How::Json => watch.json(),
+                How::Screen => screen::redraw(&watch.text(), false),
+                How::Lines => show::line(&watch.status, &watch.rates),
             };
-            write_out(&text)?;
+            match write_out(&text) {
+                // Whoever read it has enough.
+                Err(CtlError::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                result => result?,
+            }
         }
         Ok(())
     }
@@ -168,6 +215,17 @@ impl CtlArgs {
         }
         Ok(())
     }
+}
+
+/// What `watch` prints each time.
+#[derive(Clone, Copy, Debug)]
+enum How {
+    /// What the daemon sent.
+    Json,
+    /// Everything, in the place of what was there.
+    Screen,
+    /// One line.
+    Lines,
 }
 
 /// The daemon's status, kept up to date.
@@ -186,6 +244,14 @@ impl<'a> Watch<'a> {
         let line = daemon.next()?;
         let status = object(line.get("status")).clone();
         Ok(Self { daemon, line, status, rates: Value::Null })
+    }
+
+    fn text(&self) -> String {
+        show::status(&self.status, &self.rates, Order::Busy)
+    }
+
+    fn json(&self) -> String {
+        format!("{}\n", Value::Object(self.line.clone()))
     }
 
     fn next(&mut self) -> Result<(), CtlError> {

@@ -2,34 +2,23 @@
 //! What the daemon says, for people. A field that an older or newer daemon does not have is a dash.
 
 use super::object;
+use crate::printable::printable;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Map, Value};
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Empties a terminal.
-pub(super) const CLEAR: &str = "\x1b[H\x1b[2J";
-
 /// Number of problems that are shown.
 const PROBLEMS: usize = 5;
 
 /// A value without its quotes; what it has of control characters does nothing to the terminal.
 pub(super) fn word(value: &Value) -> String {
-    let text = match value {
-        Value::Null => return "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let mut printable = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() {
-            printable.extend(character.escape_default());
-        } else {
-            printable.push(character);
-        }
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => printable(text),
+        other => printable(&other.to_string()),
     }
-    printable
 }
 
 fn words(values: &Value) -> String {
@@ -37,12 +26,21 @@ fn words(values: &Value) -> String {
     if words.is_empty() { "-".to_owned() } else { words.join(" ") }
 }
 
+/// Which sources come first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Those with the lowest ids.
+    Id,
+    /// Those that fire most.
+    Busy,
+}
+
 /// Everything.
-pub(super) fn status(status: &Map<String, Value>, rates: &Value) -> String {
+pub(super) fn status(status: &Map<String, Value>, rates: &Value, order: Order) -> String {
     let status = Value::Object(status.clone());
     let mut text = head(&status, rates);
     functions(&mut text, object(status.get("functions")));
-    sources(&mut text, &status, rates);
+    sources(&mut text, &status, rates, order);
     problems(&mut text, &status["problems"]);
     text
 }
@@ -137,9 +135,14 @@ fn functions(text: &mut String, functions: &Map<String, Value>) {
     section(text, "Messages that the guest was told", &messages, "none");
 }
 
-fn sources(text: &mut String, status: &Value, rates: &Value) {
+fn sources(text: &mut String, status: &Value, rates: &Value, order: Order) {
     let mut table = table(&["SOURCE", "FUNCTION", "VECTOR", "STATE", "FIRED", "DELIVERED", "FIRED/S"]);
-    for (id, source) in in_order(object(status.get("sources"))) {
+    let rate = |id: &str| rates["sources"].get(id).and_then(Value::as_f64).unwrap_or(0.0);
+    let mut sources = in_order(object(status.get("sources")));
+    if order == Order::Busy {
+        sources.sort_by(|(a, _), (b, _)| rate(b).total_cmp(&rate(a)));
+    }
+    for (id, source) in sources {
         let state = [
             ("revoked", "revoked"),
             ("held_back", "held back"),
@@ -155,11 +158,7 @@ fn sources(text: &mut String, status: &Value, rates: &Value) {
             if state.is_empty() { "ready".to_owned() } else { state.join(" ") },
             word(&source["fired"]),
             word(&source["delivered"]),
-            if rates.is_null() {
-                "-".to_owned()
-            } else {
-                per_second(rates["sources"].get(id).unwrap_or(&0.into()))
-            },
+            if rates.is_null() { "-".to_owned() } else { per_second(&rate(id).into()) },
         ]);
     }
     section(text, "Sources", &table, "none");
@@ -226,12 +225,10 @@ fn in_order(map: &Map<String, Value>) -> Vec<(&str, &Value)> {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
     if io::stdout().is_terminal() {
-        table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-    } else {
-        table.load_style(presets::NOTHING);
+        table.set_content_arrangement(ContentArrangement::Dynamic);
     }
-    table.set_header(header);
     table
 }
 
@@ -264,11 +261,6 @@ fn lasting(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn control_characters_do_not_reach_the_terminal() {
-        assert_eq!(word(&Value::from("a\x1b[2J\u{9b}b")), "a\\u{1b}[2J\\u{9b}b");
-    }
 
     #[test]
     fn times_and_rates_read_well() {
