@@ -64,7 +64,7 @@ impl Bridge {
             lookout: Lookout::new().map_err(BridgeError::Deliveries)?,
             counters: Counters::default(),
             observer: OnceLock::new(),
-            complaints: Limited::default(),
+            complaints: Limited::new(),
         })
     }
 
@@ -286,15 +286,17 @@ impl Bridge {
 
     fn attach(&self, call: &Attach) -> Result<Vec<Pair>, HostError> {
         let sources = call.vectors().iter().map(|(_, source)| *source);
-        let eventfds = self.deliveries.open(sources.clone());
-        let eventfds = eventfds.map_err(HostError::failed("make eventfds for its sources"))?;
         let vectors = call.vectors().iter().map(|(vector, _)| *vector);
-        let triggers: Vec<_> = vectors.zip(eventfds.iter().map(|eventfd| eventfd.as_fd())).collect();
-        let result = self.control(call.function(), |host| host.attach(call.irq_type(), &triggers));
-        if result.is_err() {
-            self.deliveries.close(sources);
-        }
-        result
+        self.control(call.function(), |host| {
+            let eventfds = self.deliveries.open(sources.clone());
+            let eventfds = eventfds.map_err(HostError::failed("make eventfds for its sources"))?;
+            let triggers: Vec<_> = vectors.zip(eventfds.iter().map(|eventfd| eventfd.as_fd())).collect();
+            let result = host.attach(call.irq_type(), &triggers);
+            if result.is_err() {
+                self.deliveries.close(sources);
+            }
+            result
+        })
     }
 
     /// What fails here is reported and given up: the sources are the driver's no more, whatever the host does.
@@ -328,11 +330,25 @@ impl Bridge {
     ) -> Result<R, HostError> {
         let function = self.function(id).ok_or(HostError::Gone)?;
         let result = call(function.as_ref());
-        if let Err(error @ (HostError::Failed { .. } | HostError::Gone)) = &result {
-            self.counters.host_failed();
-            self.complaints.run(|| warn!("{}{about}: {error}", function.name()));
+        result.inspect_err(|error| self.complain(function.as_ref(), about, error))
+    }
+
+    /// Says what failed, unless the driver can do something about it.
+    fn complain(&self, function: &dyn HostFunction, about: fmt::Arguments<'_>, error: &HostError) {
+        if !matches!(error, HostError::Failed { .. } | HostError::Gone) {
+            return;
         }
-        result
+        self.counters.host_failed();
+        let (name, remedy) = (function.name(), error.remedy());
+        self.complaints.run(|| {
+            warn!(
+                function = name,
+                operation = error.operation(),
+                errno = error.errno(),
+                remedy,
+                "{name}{about}: {error}; {remedy}"
+            );
+        });
     }
 
     /// The configuration space.

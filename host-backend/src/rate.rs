@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 /// Lets an action run a few times in a while, and counts what it did not let through.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Limited(Mutex<Window>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Window {
     began: Option<Instant>,
     ran: u32,
@@ -17,6 +17,10 @@ struct Window {
 }
 
 impl Limited {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(Window { began: None, ran: 0, suppressed: 0 }))
+    }
+
     const LENGTH: Duration = Duration::from_secs(10);
     const MOST: u32 = 10;
 
@@ -50,7 +54,7 @@ mod tests {
 
     #[test]
     fn the_eleventh_in_ten_seconds_is_suppressed_and_counted() {
-        let limited = Limited::default();
+        let limited = Limited::new();
         let start = Instant::now();
         for _ in 0..10 {
             assert_eq!(limited.admit(start), Some(0));

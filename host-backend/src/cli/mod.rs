@@ -30,7 +30,7 @@ use std::num::NonZeroU32;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use virtio_irq_proto::{Function, FunctionFlags, FunctionId};
 
 /// Tells a guest the MSI messages that this host really programmed for the PCI functions assigned to it.
@@ -224,7 +224,14 @@ impl Cli {
             Some(Command::QemuArgs(args)) => args.print().map_err(Error::Print),
             Some(Command::Ctl(args)) => Ok(args.run()?),
             None if self.daemon.print_capabilities => print_capabilities().map_err(Error::Print),
-            None => self.daemon.run(),
+            None => match (self.daemon.log_format, self.daemon.run()) {
+                // Whoever reads the log is not to find another form at its end.
+                (LogFormat::Json, Err(error)) => {
+                    error!("{error}");
+                    return Ok(error.exit_code());
+                }
+                (_, result) => result,
+            },
         }?;
         Ok(0)
     }

@@ -136,6 +136,40 @@ impl HostError {
         move |source| Self::Failed { operation, source }
     }
 
+    /// What was being done, as it continues "cannot", where the platform failed.
+    pub(crate) fn operation(&self) -> Option<&'static str> {
+        match self {
+            Self::Failed { operation, .. } => Some(operation),
+            _ => None,
+        }
+    }
+
+    /// The platform's error number, where it had one.
+    pub(crate) fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Failed { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
+    /// What the operator can do about it.
+    pub(crate) fn remedy(&self) -> &'static str {
+        const LEFT: &str = "bind it to vfio-pci again, then detach and attach it with `vhost-device-irq ctl`";
+        match (self, self.errno()) {
+            (Self::Gone, _) | (_, Some(libc::ENODEV | libc::ENXIO)) => LEFT,
+            (_, Some(libc::EPERM | libc::EACCES)) => {
+                "start the daemon as root, or with CAP_SYS_ADMIN and CAP_SYS_PTRACE"
+            }
+            (_, Some(libc::EMFILE | libc::ENFILE)) => {
+                "raise the daemon's limit of open files (LimitNOFILE=), or lower --max-sources"
+            }
+            (_, Some(libc::ENOSPC | libc::ENOMEM)) => {
+                "the host is short of interrupt vectors or memory: free some, or lower --max-sources"
+            }
+            _ => "`vhost-device-irq doctor` looks for what is wrong with it",
+        }
+    }
+
     /// What the device core is told of it.
     pub fn failure(&self) -> Failure {
         match self {

@@ -108,7 +108,7 @@ impl Session {
             exit: Mutex::new(Some(exit)),
             stops: AtomicU64::new(0),
             understood: AtomicU64::new(0),
-            complaints: Limited::default(),
+            complaints: Limited::new(),
         });
         let daemon = VhostUserDaemon::new("frontend".to_owned(), session.clone(), memory)
             .map_err(|error| io::Error::other(error.to_string()))?;
@@ -187,7 +187,7 @@ impl Session {
             if position == 0 && events.position().unwrap_or(0) == 0 {
                 self.bridge.reset();
             } else {
-                info!("the guest's driver goes on after a pause");
+                self.complaints.run(|| info!("the guest's driver goes on after a pause"));
             }
             self.understood.store(stops, Ordering::Relaxed);
         }

@@ -50,7 +50,7 @@ pub struct Daemon {
     pub child: Child,
     pub socket: PathBuf,
     pub directory: TempDir,
-    lines: mpsc::Receiver<String>,
+    pub lines: mpsc::Receiver<String>,
 }
 
 pub fn program() -> Command {

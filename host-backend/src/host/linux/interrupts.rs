@@ -4,6 +4,7 @@
 use super::Registers;
 use crate::device::Pair;
 use crate::host::{HostError, Interrupts, has_ended};
+use crate::rate::Limited;
 use crate::vfio::{self, Claim, ClaimError, DeviceSupply, Host, InterruptError};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -24,6 +25,8 @@ pub(super) struct VfioInterrupts {
     registers: Arc<Registers>,
     /// The device, while there are sources. A device that is held cannot be opened by the next VMM.
     held: Mutex<Option<Held>>,
+    /// A guest decides how often it takes interrupts back, or makes an allocation fail.
+    complaints: Limited,
 }
 
 #[derive(Debug)]
@@ -35,7 +38,14 @@ struct Held {
 
 impl VfioInterrupts {
     pub(super) fn new(supply: Arc<DeviceSupply>, address: PciAddress, registers: Arc<Registers>) -> Self {
-        Self { supply, host: Host::here(), address, registers, held: Mutex::new(None) }
+        Self {
+            supply,
+            host: Host::here(),
+            address,
+            registers,
+            held: Mutex::new(None),
+            complaints: Limited::new(),
+        }
     }
 
     fn held(&self) -> MutexGuard<'_, Option<Held>> {
@@ -121,7 +131,7 @@ impl Interrupts for VfioInterrupts {
         if pairs.is_err() {
             let vectors: Vec<_> = triggers.iter().take(attached).map(|(vector, _)| *vector).collect();
             if let Err(error) = disarm(interrupts, irq_type, &vectors) {
-                warn!("{error}");
+                self.complaints.run(|| warn!("{error}"));
             }
         }
         pairs
@@ -151,7 +161,7 @@ impl Interrupts for VfioInterrupts {
             Err(lost) => lost.to_string(),
             Ok(()) => return true,
         };
-        info!("{}: its sources end: {lost}", self.address);
+        self.complaints.run(|| info!("{}: its sources end: {lost}", self.address));
         false
     }
 

@@ -2,6 +2,7 @@
 //! What is ours of a device that is the VMM's.
 
 use super::{InterruptError, Interrupts, Ioctl, Lost, Operation};
+use crate::rate::Limited;
 use std::ops::Range;
 use tracing::warn;
 
@@ -60,8 +61,10 @@ impl<D: Ioctl> Interrupts<D> {
     }
 
     pub(super) fn release_quietly(&mut self) {
+        // A guest decides how often there is something to release.
+        static COMPLAINTS: Limited = Limited::new();
         if let Err(error) = self.release() {
-            warn!("{error}");
+            COMPLAINTS.run(|| warn!("{error}"));
         }
     }
 
