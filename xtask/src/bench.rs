@@ -69,6 +69,7 @@ fn page(results: &Value) -> String {
         rates(&results["rates"]),
         storms(&results["storms"]),
         allocations(&results["allocations"]),
+        control(&results["control"]),
         host(&results["host"]),
         idle(&results["idle"]),
     ];
@@ -197,6 +198,29 @@ fn sources(row: &Value) -> String {
     } else {
         format!("{} sources", thousands(&row["sources"]))
     }
+}
+
+/// Clients of the control socket, in turns with none.
+fn control(of: &Value) -> String {
+    let columns =
+        ["with clients at the control socket", "interrupt, median", "p99", "get-messages, median", "p99"];
+    let mut table = table::markdown(&columns);
+    let watching = format!("{}, each told every {} ms what changed", of["clients"], of["interval_ms"]);
+    for (key, name) in [
+        ("none", "none".to_owned()),
+        ("connected", format!("{}, silent", of["clients"])),
+        ("watching", watching),
+    ] {
+        let [interrupt, request] = ["interrupt", "get_messages"].map(|trip| &of[key][trip]);
+        table.add_row([
+            name,
+            time(&interrupt["median_ns"]),
+            time(&interrupt["p99_ns"]),
+            time(&request["median_ns"]),
+            time(&request["p99_ns"]),
+        ]);
+    }
+    table.to_string()
 }
 
 fn host(of: &Value) -> String {

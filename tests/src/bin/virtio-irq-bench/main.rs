@@ -5,6 +5,7 @@
 //! Arguments name the parts to measure; without any it is all of them.
 #![allow(clippy::expect_used, reason = "a benchmark: where a step fails there is nothing to measure")]
 
+mod control;
 mod cores;
 mod floor;
 mod host;
@@ -47,6 +48,8 @@ fn main() {
     part("rates", "interrupts as fast as they can come", &mut sources::rates);
     part("allocations", "allocating sources", &mut sources::allocations);
     part("storms", "storms", &mut sources::storms);
+    let clients = format!("{} clients of the control socket", control::CLIENTS);
+    part("control", &clients, &mut control::measure);
     let span = format!("an idle guest, {} s", idle::SPAN.as_secs());
     part("idle", &span, &mut || idle::measure(daemon.id(), fresh_kib));
     println!("{:#}", Value::Object(results));
