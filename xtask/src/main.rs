@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Workspace tasks: demo, test, lab, bench and dist.
+//! Workspace tasks: demo, test, lab, bench, spec and dist.
 
 #![forbid(unsafe_code)]
 
@@ -8,6 +8,7 @@ mod demo;
 mod dist;
 mod lab;
 mod simulated;
+mod spec;
 mod table;
 mod test;
 
@@ -41,6 +42,10 @@ enum Task {
     ///
     /// Takes about a minute. Writes target/bench/results.json and docs/bench.md.
     Bench,
+    /// Builds the specification with its diagrams drawn: target/spec/virtio-irq.html and .pdf
+    ///
+    /// Needs pandoc, chromium and npm.
+    Spec,
     /// Writes what packagers install to target/dist: man pages, completions, the module's source, a Debian package
     Dist {
         /// Leaves the Debian package out, which wants a release build
@@ -57,6 +62,7 @@ fn main() -> ExitCode {
         Task::Lab(options) => lab::run(&root, &options),
         Task::Test => test::run(&root),
         Task::Bench => bench::run(&root),
+        Task::Spec => spec::run(&root),
         Task::Dist { no_package } => dist::run(&root, !no_package),
     }
 }
