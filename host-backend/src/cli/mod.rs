@@ -3,12 +3,16 @@
 
 mod ctl;
 mod device;
+mod exec;
 mod files;
 mod qemu;
 
 pub use ctl::{CtlArgs, CtlError};
 pub(crate) use device::address;
 pub use device::{DeviceSpec, Model, SpecError};
+#[cfg(test)]
+pub(crate) use exec::borrow_device;
+pub use exec::{ExecArgs, ExecError};
 pub use files::TooFewFiles;
 pub(crate) use files::allow_files_for;
 pub use qemu::{ArgsFormat, QemuArgs};
@@ -74,11 +78,12 @@ Exit codes:
 const DEVICE_HELP: &str = "\
 A function that is assigned to the guest. Repeatable; ids count from 0 in this order unless given
 
-ADDRESS[,guest=ADDRESS][,id=N][,vfio=pid:N|pidfile:PATH|socket:PATH]
+ADDRESS[,guest=ADDRESS][,id=N][,vfio=pid:N|pidfile:PATH|socket:PATH|cdev:PATH]
     A PCI function of this host, bound to vfio-pci. guest= is where the guest sees it; the guest's drivers find it by
     that, and by its PCI ids without it. vfio= names the VMM's process, a file with its number, or a socket at which
     its VFIO device is handed in: the messages of an MSI-X table are read through that device where the kernel lets
-    nobody else map it (most kernels of distributions). MSI does not need it.
+    nobody else map it (most kernels of distributions). MSI does not need it. With cdev: the daemon opens the device
+    itself and lends it at a socket to `vhost-device-irq exec`; that needs a kernel with IOMMUFD.
 
 sim:KIND[,guest=ADDRESS][,id=N]
 sim:vectors=N[,type=msi|msix][,guest=ADDRESS][,id=N]
@@ -103,6 +108,10 @@ enum Command {
     Doctor(DoctorArgs),
     /// Print the QEMU options that connect a VM to the daemon
     QemuArgs(QemuArgs),
+    /// Become QEMU with VFIO devices that a daemon opened and lends (vfio=cdev:PATH)
+    ///
+    /// QEMU gets the open devices as fd=, and binds them to an IOMMUFD. They are the daemon's again when QEMU ends.
+    Exec(ExecArgs),
 
     /// Ask a running daemon what there is and what happens, and change it
     Ctl(CtlArgs),
@@ -193,6 +202,8 @@ pub enum Error {
     #[error(transparent)]
     Ctl(#[from] CtlError),
     #[error(transparent)]
+    Exec(#[from] ExecError),
+    #[error(transparent)]
     Files(#[from] TooFewFiles),
     #[error("cannot serve: {0}")]
     Serve(#[from] io::Error),
@@ -222,6 +233,7 @@ impl Cli {
                 return args.run().map(|verdict| verdict.exit_code()).map_err(Error::Print);
             }
             Some(Command::QemuArgs(args)) => args.print().map_err(Error::Print),
+            Some(Command::Exec(args)) => match args.run()? {},
             Some(Command::Ctl(args)) => Ok(args.run()?),
             None if self.daemon.print_capabilities => print_capabilities().map_err(Error::Print),
             None => match (self.daemon.log_format, self.daemon.run()) {

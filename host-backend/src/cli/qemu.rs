@@ -105,7 +105,7 @@ fn memory_size(text: &str) -> Result<String, String> {
     }
 }
 
-fn object_id(text: &str) -> Result<String, String> {
+pub(super) fn object_id(text: &str) -> Result<String, String> {
     let valid = text.starts_with(|first: char| first.is_ascii_alphabetic())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
     if valid { Ok(text.to_owned()) } else { Err("QEMU's names are letters, digits, -, . and _".to_owned()) }

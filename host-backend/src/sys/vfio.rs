@@ -50,6 +50,10 @@ impl DeviceFile {
         &self.0
     }
 
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.0.into()
+    }
+
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
         self.0.try_clone().map(Self)
     }

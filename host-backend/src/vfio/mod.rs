@@ -29,6 +29,7 @@ mod device;
 mod handlers;
 mod identity;
 mod interrupts;
+mod loan;
 mod msix;
 mod process;
 mod socket;
@@ -36,6 +37,7 @@ mod source;
 
 pub use device::{Data, Ioctl, IrqInfo, IrqSet, Region, SetAction, VfioDevice};
 pub use interrupts::{InterruptError, Interrupts, Lost, Operation};
+pub use loan::LoanError;
 pub use msix::MsixTable;
 pub use socket::Mailbox;
 pub use source::{Claim, ClaimError, DeviceSource, DeviceSupply, NotYet, SourceError, SupplyError};

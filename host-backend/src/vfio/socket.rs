@@ -1,26 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The device over a Unix socket.
+//! The device over a Unix socket, from whoever opened it.
 
+use super::Host;
 use super::identity::{self, Identity};
+use super::loan::{Counter, Exchange, LoanError, PATIENCE_SECONDS, Refusal, Stop, answer};
 use super::source::{Claim, ClaimError, NotYet};
-use super::{Host, VfioDevice};
-use crate::serve::{SocketError, Transport};
-use crate::sys::{self, DeviceFile};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, Shutdown, SocketFlags,
-    accept_with, recvmsg, send, shutdown,
-};
-use std::io::{self, IoSliceMut};
+use crate::sys::DeviceFile;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
-use tracing::{debug, info, warn};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use tracing::debug;
 use virtio_irq_proto::PciAddress;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 /// A Unix stream socket at which the VFIO device of one function is handed in, by its user only (mode 0600).
 ///
@@ -47,34 +39,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 /// loan.set_inheritable(True)  # the VMM, which is started from here, keeps it open
 /// ```
 #[derive(Debug)]
-pub struct Mailbox {
-    path: PathBuf,
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    held: Mutex<Option<Held>>,
-    /// Readable when the thread is to end.
-    stop: EventFd,
-}
-
-#[derive(Debug)]
-struct Held {
-    device: DeviceFile,
-    connection: Arc<OwnedFd>,
-}
-
-/// Why there is no socket.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "each message says what its fields are")]
-pub enum MailboxError {
-    #[error("there is no socket for the VFIO device: {0}")]
-    Socket(#[from] SocketError),
-    #[error("cannot wait for the VFIO device at {}: {source}", path.display())]
-    Start { path: PathBuf, source: io::Error },
-}
+pub struct Mailbox(Counter);
 
 /// Room for an address. One byte more than that tells that it is something else.
 const MESSAGE_LIMIT: usize = 32;
@@ -82,151 +47,29 @@ const MESSAGE_LIMIT: usize = 32;
 /// More than the one descriptor that is right, so that too many are noticed.
 const DESCRIPTOR_LIMIT: usize = 4;
 
-const PATIENCE: Timespec = Timespec { tv_sec: Mailbox::PATIENCE_SECONDS, tv_nsec: 0 };
-
 impl Mailbox {
     /// How long a sender may take for its message.
-    pub const PATIENCE_SECONDS: i64 = 2;
+    pub const PATIENCE_SECONDS: i64 = PATIENCE_SECONDS;
 
-    pub(super) fn open(path: &Path, host: &Host, function: PciAddress) -> Result<Self, MailboxError> {
-        let listening = Transport::bind(path)?;
-        let start = |source| MailboxError::Start { path: path.to_owned(), source };
-        let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(start)?;
-        let shared = Arc::new(Shared { held: Mutex::new(None), stop });
-        let clerk = Clerk { shared: Arc::clone(&shared), host: host.clone(), function };
-        let thread = thread::Builder::new()
-            .name("vfio-socket".to_owned())
-            .spawn(move || {
-                if let Transport::Listening(listening) = listening
-                    && let Err(error) = clerk.serve(listening.as_fd())
-                {
-                    warn!("no more VFIO devices can be handed in for PCI function {function}: {error}");
-                }
-            })
-            .map_err(start)?;
-        Ok(Self { path: path.to_owned(), shared, thread: Some(thread) })
+    pub(super) fn open(path: &Path, host: &Host, function: PciAddress) -> Result<Self, LoanError> {
+        Counter::open(path, Box::new(HandIn { host: host.clone(), function })).map(Self)
     }
 
     pub(super) fn claim(&self) -> Result<Claim, ClaimError> {
-        let held = self.shared.held();
-        let not_sent = || ClaimError::NotYet(NotYet::NotSent { path: self.path.clone() });
-        let held = held.as_ref().ok_or_else(not_sent)?;
-        // The thread may not have come to it yet.
-        if is_readable(held.connection.as_fd()).map_err(ClaimError::failed("look at the sender"))? {
-            return Err(not_sent());
-        }
-        let file = held.device.try_clone().map_err(ClaimError::failed("duplicate the VFIO device"))?;
-        let device = VfioDevice::from_file(file).map_err(|error| match error.raw_os_error() {
-            Some(libc::EINVAL) => ClaimError::NotYet(NotYet::NotBound),
-            _ => ClaimError::failed("use the VFIO device")(error),
-        })?;
-        let owner = held.connection.try_clone().map_err(ClaimError::failed("duplicate a connection"))?;
-        Ok(Claim { device, owner: Some(owner) })
+        self.0.claim()
     }
 }
 
-impl Drop for Mailbox {
-    fn drop(&mut self) {
-        // It fails only if the counter is full, and then the event is readable anyway.
-        let _ = self.shared.stop.write(1);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Shared {
-    fn held(&self) -> MutexGuard<'_, Option<Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What the thread knows.
-struct Clerk {
-    shared: Arc<Shared>,
+#[derive(Debug)]
+struct HandIn {
     host: Host,
     function: PciAddress,
 }
 
-enum Woken {
-    Stop,
-    Connection,
-    Listener,
-}
-
-impl Clerk {
-    fn serve(&self, listener: BorrowedFd<'_>) -> io::Result<()> {
-        loop {
-            match self.wait(listener)? {
-                Woken::Stop => break,
-                Woken::Connection => {
-                    info!("the VFIO device of PCI function {} was taken back", self.function);
-                    self.hold(None);
-                }
-                Woken::Listener => match accept_with(listener, SocketFlags::CLOEXEC) {
-                    Ok(connection) => self.receive(connection),
-                    Err(Errno::INTR | Errno::AGAIN | Errno::CONNABORTED) => {}
-                    // Out of descriptors or memory. The connection is still there to be accepted, so do not ask at once.
-                    Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                        let mut fds = [interest(sys::borrow(&self.shared.stop))];
-                        // However it ends, accepting tells whether it is better now.
-                        let _ = poll(&mut fds, Some(&PATIENCE));
-                    }
-                    Err(errno) => return Err(errno.into()),
-                },
-            }
-        }
-        self.hold(None);
-        Ok(())
-    }
-
-    fn wait(&self, listener: BorrowedFd<'_>) -> io::Result<Woken> {
-        let connection = self.shared.held().as_ref().map(|held| Arc::clone(&held.connection));
-        let stop = sys::borrow(&self.shared.stop);
-        let mut fds = vec![interest(stop), interest(listener)];
-        fds.extend(connection.as_ref().map(|connection| interest(connection.as_fd())));
-        rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
-        let ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
-        Ok(if ready(0) {
-            Woken::Stop
-        } else if ready(2) {
-            Woken::Connection
-        } else {
-            Woken::Listener
-        })
-    }
-
-    fn receive(&self, connection: OwnedFd) {
-        match self.device_from(connection.as_fd()) {
-            Ok(device) => {
-                info!("the VFIO device of PCI function {} was handed in", self.function);
-                self.hold(Some(Held { device, connection: Arc::new(connection) }));
-            }
-            Err(Refusal::Stopped) => {}
-            Err(Refusal::Because(why)) => {
-                warn!("no VFIO device of PCI function {} was handed in: {why}", self.function);
-                answer(&connection, &format!("error: {why}\n"));
-            }
-        }
-    }
-
-    fn hold(&self, held: Option<Held>) {
-        let earlier = std::mem::replace(&mut *self.shared.held(), held);
-        // The sender may go on as soon as it is told, so it is told when the device can be claimed.
-        if let Some(held) = &*self.shared.held() {
-            answer(&held.connection, "ok\n");
-        }
-        if let Some(earlier) = earlier {
-            // Claims have copies of it, which closing ours would not wake.
-            if let Err(errno) = shutdown(&earlier.connection, Shutdown::Both) {
-                debug!("cannot end a connection: {errno}");
-            }
-        }
-    }
-
-    fn device_from(&self, connection: BorrowedFd<'_>) -> Result<DeviceFile, Refusal> {
+impl Exchange for HandIn {
+    fn device(&self, connection: BorrowedFd<'_>, stop: &Stop<'_>, _lent: bool) -> Result<OwnedFd, Refusal> {
         let because = |why: &str| Refusal::Because(why.to_owned());
-        self.await_message(connection)?;
+        stop.await_message(connection)?;
         let mut bytes = [0; MESSAGE_LIMIT];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTOR_LIMIT))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -259,48 +102,33 @@ impl Clerk {
             Identity::Other => return Err(because("it is the VFIO device of another function")),
             Identity::Unknown => debug!("this kernel does not tell which function a VFIO device is"),
         }
-        Ok(device)
+        Ok(device.into_fd())
     }
 
-    fn await_message(&self, connection: BorrowedFd<'_>) -> Result<(), Refusal> {
-        let mut fds = [interest(sys::borrow(&self.shared.stop)), interest(connection)];
-        match poll(&mut fds, Some(&PATIENCE)) {
-            Ok(0) => Err(Refusal::Because("the message did not come in time".to_owned())),
-            Ok(_) if !fds[0].revents().is_empty() => Err(Refusal::Stopped),
-            // An interrupted wait ends early; whether there is a message, receiving it will tell.
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(Refusal::Because(format!("cannot wait for the message: {errno}"))),
-        }
+    fn confirm(&self, connection: BorrowedFd<'_>, _device: BorrowedFd<'_>) {
+        answer(connection, "ok\n");
     }
-}
 
-enum Refusal {
-    /// The mailbox is being closed.
-    Stopped,
-    Because(String),
-}
+    fn function(&self) -> PciAddress {
+        self.function
+    }
 
-fn interest(fd: BorrowedFd<'_>) -> PollFd<'_> {
-    PollFd::from_borrowed_fd(fd, PollFlags::IN)
-}
+    fn news(&self) -> [&'static str; 2] {
+        ["handed in", "taken back"]
+    }
 
-fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut fds = [interest(fd)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    Ok(rustix::io::retry_on_intr(|| poll(&mut fds, Some(&now)))? > 0)
-}
-
-/// A sender that does not listen to the answer does without.
-fn answer(connection: &OwnedFd, text: &str) {
-    let _ = send(connection, text.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    fn awaited(&self, path: &Path) -> NotYet {
+        NotYet::NotSent { path: path.to_owned() }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     use std::io::{IoSlice, Read, Write};
     use std::net::Shutdown as Side;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
     use std::time::{Duration, Instant};
@@ -320,7 +148,7 @@ mod tests {
     }
 
     fn send_to(mailbox: &Mailbox, text: &[u8], fds: &[BorrowedFd<'_>]) -> UnixStream {
-        let stream = UnixStream::connect(&mailbox.path).unwrap();
+        let stream = UnixStream::connect(mailbox.0.path()).unwrap();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
@@ -382,7 +210,7 @@ mod tests {
     #[test]
     fn a_silent_sender_is_turned_away_and_the_next_one_served() {
         let (_directory, mailbox) = mailbox();
-        let mut silent = UnixStream::connect(&mailbox.path).unwrap();
+        let mut silent = UnixStream::connect(mailbox.0.path()).unwrap();
         let began = Instant::now();
         assert!(answer_to(&mailbox, b"0000:02:03.0", &[]).contains("no descriptor"));
         assert!(began.elapsed() < Duration::from_secs(10));
@@ -394,8 +222,8 @@ mod tests {
     #[test]
     fn closing_does_not_wait_for_a_silent_sender() {
         let (_directory, mailbox) = mailbox();
-        let silent = UnixStream::connect(&mailbox.path).unwrap();
-        let gone = UnixStream::connect(&mailbox.path).unwrap();
+        let silent = UnixStream::connect(mailbox.0.path()).unwrap();
+        let gone = UnixStream::connect(mailbox.0.path()).unwrap();
         gone.shutdown(Side::Both).unwrap();
         let began = Instant::now();
         drop(mailbox);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Where the VFIO device of a function comes from.
 
-use super::cdev::CharacterDevice;
+use super::cdev::Lender;
+use super::loan::LoanError;
 use super::process::Process;
-use super::socket::{Mailbox, MailboxError};
+use super::socket::Mailbox;
 use super::{Host, VfioDevice};
 use std::fmt;
 use std::io;
@@ -21,8 +22,8 @@ pub enum DeviceSource {
     PidFile(PathBuf),
     /// `socket:PATH`: received over a Unix socket at which this process listens; see [`Mailbox`].
     Socket(PathBuf),
-    /// `cdev`: opened here as a character device, to be handed to the VMM.
-    CharacterDevice,
+    /// `cdev:PATH`: opened here as a character device, and lent to the VMM over a Unix socket at which this process listens.
+    CharacterDevice(PathBuf),
 }
 
 /// What is wrong with the text of a [`DeviceSource`].
@@ -30,7 +31,7 @@ pub enum DeviceSource {
 #[allow(missing_docs, reason = "each message says what its fields are")]
 pub enum SourceError {
     #[error(
-        "{text:?} says not where the VFIO device comes from: use pid:N, pidfile:PATH, socket:PATH or cdev"
+        "{text:?} says not where the VFIO device comes from: use pid:N, pidfile:PATH, socket:PATH or cdev:PATH"
     )]
     Kind { text: String },
     #[error("pid:{text} is no process id: it is a number from 1 to 2147483647")]
@@ -47,13 +48,14 @@ impl FromStr for DeviceSource {
             if path.is_empty() { Err(SourceError::Path { kind }) } else { Ok(PathBuf::from(path)) }
         };
         match text.split_once(':') {
-            None if text == "cdev" => Ok(Self::CharacterDevice),
+            None if text == "cdev" => Err(SourceError::Path { kind: "cdev" }),
             Some(("pid", number)) => match number.parse::<u32>() {
                 Ok(pid) if (1..=i32::MAX.cast_unsigned()).contains(&pid) => Ok(Self::Process(pid)),
                 _ => Err(SourceError::Pid { text: number.to_owned() }),
             },
             Some(("pidfile", rest)) => path("pidfile", rest).map(Self::PidFile),
             Some(("socket", rest)) => path("socket", rest).map(Self::Socket),
+            Some(("cdev", rest)) => path("cdev", rest).map(Self::CharacterDevice),
             _ => Err(SourceError::Kind { text: text.to_owned() }),
         }
     }
@@ -65,7 +67,7 @@ impl fmt::Display for DeviceSource {
             Self::Process(pid) => write!(f, "pid:{pid}"),
             Self::PidFile(path) => write!(f, "pidfile:{}", path.display()),
             Self::Socket(path) => write!(f, "socket:{}", path.display()),
-            Self::CharacterDevice => f.write_str("cdev"),
+            Self::CharacterDevice(path) => write!(f, "cdev:{}", path.display()),
         }
     }
 }
@@ -75,8 +77,7 @@ impl fmt::Display for DeviceSource {
 pub struct Claim {
     /// The device.
     pub device: VfioDevice,
-    /// Becomes readable when the VMM is gone, so that the device is to be let go of. There is none for a device that was
-    /// opened here.
+    /// Becomes readable when the VMM is gone, so that the device is to be let go of.
     pub owner: Option<OwnedFd>,
 }
 
@@ -88,7 +89,7 @@ pub struct DeviceSupply(Kind);
 enum Kind {
     Process(Process),
     Mailbox(Mailbox),
-    CharacterDevice(CharacterDevice),
+    Lender(Lender),
 }
 
 /// Why there will be no device from a source.
@@ -100,7 +101,7 @@ pub enum SupplyError {
     #[error("cannot watch process {pid}: {source}")]
     Process { pid: u32, source: io::Error },
     #[error(transparent)]
-    Mailbox(#[from] MailboxError),
+    Socket(#[from] LoanError),
     #[error(
         "PCI function {function} has no entry in sysfs's vfio-dev: bind it to vfio-pci, and use Linux 6.1 or later"
     )]
@@ -143,12 +144,14 @@ pub enum NotYet {
     NotOpen { pid: u32, function: PciAddress },
     #[error("nobody sent it to {}", path.display())]
     NotSent { path: PathBuf },
+    #[error("nobody borrowed it at {}", path.display())]
+    NotBorrowed { path: PathBuf },
     #[error("the VMM did not bind it to an IOMMUFD")]
     NotBound,
 }
 
 impl DeviceSource {
-    /// Gets ready to hand the device of `function` out: opens the socket or the character device, or gets hold of the
+    /// Gets ready to hand the device of `function` out: opens the socket, sees whether there is a character device, or gets hold of the
     /// process, so that a later process with the same number is not taken for it.
     ///
     /// # Errors
@@ -158,7 +161,7 @@ impl DeviceSource {
             Self::Process(pid) => Kind::Process(Process::running(*pid, host, function)?),
             Self::PidFile(path) => Kind::Process(Process::by_file(path, host, function)),
             Self::Socket(path) => Kind::Mailbox(Mailbox::open(path, host, function)?),
-            Self::CharacterDevice => Kind::CharacterDevice(CharacterDevice::open(host, function)?),
+            Self::CharacterDevice(path) => Kind::Lender(Lender::open(path, host, function)?),
         }))
     }
 }
@@ -172,7 +175,7 @@ impl DeviceSupply {
         match &self.0 {
             Kind::Process(process) => process.claim(),
             Kind::Mailbox(mailbox) => mailbox.claim(),
-            Kind::CharacterDevice(device) => device.claim(),
+            Kind::Lender(lender) => lender.claim(),
         }
     }
 }
@@ -199,7 +202,7 @@ mod tests {
             ("pid:2147483647", DeviceSource::Process(2_147_483_647)),
             ("pidfile:/run/vm 1.pid", DeviceSource::PidFile("/run/vm 1.pid".into())),
             ("socket:/run/a:b", DeviceSource::Socket("/run/a:b".into())),
-            ("cdev", DeviceSource::CharacterDevice),
+            ("cdev:/run/vfio", DeviceSource::CharacterDevice("/run/vfio".into())),
         ] {
             assert_eq!(text.parse(), Ok(source.clone()));
             assert_eq!(source.to_string(), text);
@@ -208,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_is_none_of_the_forms_is_refused_with_them() {
-        for text in ["", "qemu", "cdev:", "cdev:vfio0", "PID:1", "fd:3"] {
+        for text in ["", "qemu", "cdev7", "PID:1", "fd:3"] {
             assert_eq!(
                 text.parse::<DeviceSource>(),
                 Err(SourceError::Kind { text: text.to_owned() }),
@@ -230,5 +233,8 @@ mod tests {
     fn a_path_is_not_empty() {
         assert_eq!("pidfile:".parse::<DeviceSource>(), Err(SourceError::Path { kind: "pidfile" }));
         assert_eq!("socket:".parse::<DeviceSource>(), Err(SourceError::Path { kind: "socket" }));
+        for text in ["cdev", "cdev:"] {
+            assert_eq!(text.parse::<DeviceSource>(), Err(SourceError::Path { kind: "cdev" }));
+        }
     }
 }

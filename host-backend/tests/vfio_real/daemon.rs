@@ -5,7 +5,8 @@ use crate::common::{Daemon, EVENTS, Vm, allocate_of, get_messages, page, sources
 use crate::owner::{Owner, Writer, borrowed, eventfds, fired, quiet};
 use crate::qemu::Qemu;
 use crate::{edus, hand_in, host_interrupts, igb, prepare_igb, vectors_are_gone, xhci};
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
 use vhost_device_irq::device::Pair;
 use vhost_device_irq::vfio::Data;
@@ -39,13 +40,16 @@ enum Event {
 
 use Event::{Interrupt, Revoked};
 
+/// The daemon's program, where the machine has it, which is not where it was built.
+fn program() -> Command {
+    let built = env!("CARGO_BIN_EXE_vhost-device-irq").to_owned();
+    Command::new(std::env::var("VHOST_DEVICE_IRQ").unwrap_or(built))
+}
+
 fn start(function: PciAddress, source: &str) -> Daemon {
     let directory = TempDir::new().unwrap();
     let socket = directory.path().join("irq.sock");
-    // Where the machine has it, which is not where it was built.
-    let program =
-        std::env::var("VHOST_DEVICE_IRQ").unwrap_or(env!("CARGO_BIN_EXE_vhost-device-irq").to_owned());
-    let mut command = std::process::Command::new(program);
+    let mut command = program();
     command.arg("--socket-path").arg(&socket).stdin(Stdio::null());
     command.args(["--device", &format!("{function},guest=00:06.0,vfio={source}")]);
     let daemon = Daemon::spawn(command, directory, socket);
@@ -257,6 +261,67 @@ fn the_daemon_waits_for_qemu_and_yields_to_its_guest() {
     assert_eq!(machine.status(&allocate_of(0, MSI, 0, 4), 112), NOT_READY);
     let _qemu = Qemu::start("whole", &[xhci]);
     machine.allocate(MSI, 0, 4);
+    machine.daemon.stop();
+    vectors_are_gone(xhci);
+}
+
+#[test]
+#[ignore = "needs root and VFIO devices"]
+fn a_device_that_was_lent_to_qemu_delivers_until_qemu_ends() {
+    let ([edu, _], xhci) = (edus(), xhci());
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("vfio");
+    let lent = format!("cdev:{}", path.display());
+    if !Path::new("/dev/iommu").exists() {
+        let mut daemon = program();
+        daemon.arg("--socket-path").arg(directory.path().join("irq"));
+        let output = daemon.args(["--device", &format!("{xhci},vfio={lent}")]).output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        println!("{message}");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            message.contains("no character devices for VFIO (CONFIG_VFIO_DEVICE_CDEV and CONFIG_IOMMUFD")
+        );
+        return;
+    }
+    println!("lent as a character device, and bound to an IOMMUFD");
+    let writer = Writer::new(edu);
+    let mut machine = Machine::start(xhci, &lent);
+    assert_eq!(machine.status(&allocate_of(0, MSI, 0, 4), 112), NOT_READY);
+    let mut qemu = Qemu::borrow("lent", program(), &path);
+    let sources_of = machine.allocate(MSI, 0, 4);
+    for (source, _, pair) in &sources_of {
+        writer.write(pair.address, pair.data);
+        assert_eq!(machine.event(), Interrupt(*source));
+    }
+    // The guest enables MSI for itself, and disables it again.
+    let at = qemu.capability(6, 5);
+    qemu.write_config(6, at + 4, 0);
+    qemu.write_config(6, at + 6, 0xfee0);
+    qemu.write_config(6, at + 2, 0x0001);
+    for source in 0..4 {
+        assert_eq!(machine.event(), Revoked(source));
+    }
+    assert_eq!(host_interrupts(xhci), [format!("vfio-msi[0]({xhci})")]);
+    assert_eq!(machine.status(&sources(FREE, 0, 4), 8), OK);
+    qemu.write_config(6, at + 2, 0);
+    machine.allocate(MSI, 0, 4);
+    // It is bound to the IOMMUFD of one VMM, and comes back when that ends.
+    let mut second = program();
+    second.arg("exec").arg("--vfio").arg(&path).args(["--", "true"]);
+    let refused = String::from_utf8(second.output().unwrap().stderr).unwrap();
+    assert!(refused.contains("another VMM has it"), "{refused}");
+    qemu.kill();
+    for source in 0..4 {
+        assert_eq!(machine.event(), Revoked(source));
+    }
+    vectors_are_gone(xhci);
+    assert_eq!(machine.status(&sources(FREE, 0, 4), 8), OK);
+    machine.daemon.wait_for_line("was given back");
+    let _qemu = Qemu::borrow("lent", program(), &path);
+    let (source, _, pair) = machine.allocate(MSI, 0, 4)[2];
+    writer.write(pair.address, pair.data);
+    assert_eq!(machine.event(), Interrupt(source));
     machine.daemon.stop();
     vectors_are_gone(xhci);
 }

@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use virtio_irq_proto::PciAddress;
 
@@ -19,22 +19,36 @@ pub(crate) struct Qemu {
 impl Qemu {
     /// QEMU with these functions in the slots 6, 7 and so on. It has realized them when this returns.
     pub(crate) fn start(name: &str, functions: &[PciAddress]) -> Self {
+        let device =
+            |(slot, function)| ["-device".to_owned(), format!("vfio-pci,host={function},addr={slot:02x}.0")];
+        let devices: Vec<_> = (6..).zip(functions).flat_map(device).collect();
+        Self::start_by(Command::new("timeout"), name, &devices)
+    }
+
+    /// QEMU with the function in slot 6 that a daemon lends at `socket`.
+    pub(crate) fn borrow(name: &str, mut program: Command, socket: &Path) -> Self {
+        program
+            .arg("exec")
+            .arg("--vfio")
+            .arg(format!("{},addr=06.0", socket.display()))
+            .args(["--", "timeout"]);
+        Self::start_by(program, name, &[])
+    }
+
+    /// QEMU by a `timeout` that still lacks its arguments.
+    fn start_by(mut command: Command, name: &str, devices: &[String]) -> Self {
         let directory = std::env::temp_dir().join(format!("vfio-real-{name}"));
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(&directory).unwrap();
         let listen = |name: &str| UnixListener::bind(directory.join(name)).unwrap();
         let (guest, monitor) = (listen("guest"), listen("monitor"));
-        let mut command = Command::new("timeout");
         command.args(["120", "qemu-system-x86_64", "-machine", "q35,accel=qtest", "-m", "64", "-nodefaults"]);
         command.args(["-display", "none", "-no-user-config", "-nic", "none"]);
         command.arg("-qtest").arg(format!("unix:{}", directory.join("guest").display()));
         command.args(["-qtest-log", "none"]);
         command.arg("-qmp").arg(format!("unix:{}", directory.join("monitor").display()));
         command.arg("-pidfile").arg(directory.join("pid"));
-        for (slot, function) in (6..).zip(functions) {
-            command.args(["-device", &format!("vfio-pci,host={function},addr={slot:02x}.0")]);
-        }
-        let child = command.stdin(Stdio::null()).spawn().unwrap();
+        let child = command.args(devices).stdin(Stdio::null()).spawn().unwrap();
         let accept = |listener: UnixListener| BufReader::new(listener.accept().unwrap().0);
         let mut qemu = Self { child, monitor: accept(monitor), guest: accept(guest), directory };
         qemu.monitor.read_line(&mut String::new()).unwrap();

@@ -52,6 +52,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         "the-daemon-delivers-ten-msix-sources-of-igb",
         "the-daemon-delivers-a-pin",
         "the-daemon-waits-for-qemu-and-yields-to-its-guest",
+        "a-device-that-was-lent-to-qemu-delivers-until-qemu-ends",
         "what-the-vmm-took-over-stays-its-own-when-the-guest-frees-at-once",
         "a-guest-that-clears-the-msi-enable-bit-loses-its-sources-aloud",
         "sources-of-a-device-that-was-handed-in-end-with-the-connection",
