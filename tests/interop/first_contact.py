@@ -144,10 +144,13 @@ class Queue:
         os.eventfd_write(self.kick, 1)
 
     def wait(self):
-        """The used length of the next chain that comes back, and its first descriptor."""
-        while struct.unpack("<H", self.front_end.read(self.used + 2, 2))[0] == self.seen:
+        """The first descriptor of the next chain that comes back, and its used length."""
+        while True:
+            # One chain at a time is waited for, so each has a call. Before that the device can be at work on the ring.
             select.select([self.call], [], [])
             os.eventfd_read(self.call)
+            if struct.unpack("<H", self.front_end.read(self.used + 2, 2))[0] != self.seen:
+                break
         show(f"   queue {self.index} used", self.front_end.read(self.used, 4 + 8 * ENTRIES))
         at = self.used + 4 + 8 * (self.seen % ENTRIES)
         self.seen = (self.seen + 1) % 0x10000
