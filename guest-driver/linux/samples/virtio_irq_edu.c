@@ -17,6 +17,9 @@
  * behind in modinfo's "depends", loads the module if it can, and says NULL if
  * there is none.
  *
+ * The vector can also be a source, which virtio-irq delivers: see
+ * edu_enable_source(). The function's own MSI stays off then.
+ *
  * The attributes are in /sys/bus/pci/devices/.../virtio_irq_edu/.
  */
 #include <linux/completion.h>
@@ -25,6 +28,7 @@
 #include <linux/interrupt.h>
 #include <linux/io-64-nonatomic-lo-hi.h>
 #include <linux/iopoll.h>
+#include <linux/irq.h>
 #include <linux/module.h>
 #include <linux/msi.h>
 #include <linux/mutex.h>
@@ -60,11 +64,32 @@ struct edu_pair {
 };
 
 /**
+ * struct edu_source - the vector as a source
+ * @sources: it alone, NULL if there is none
+ * @fn: the function
+ * @get: and the rest: what of virtio_irq it takes, which cannot go meanwhile
+ */
+struct edu_source {
+	struct virtio_irq_sources *sources;
+	struct virtio_irq_function *fn;
+	typeof(virtio_irq_get) *get;
+	typeof(virtio_irq_put) *put;
+	typeof(virtio_irq_alloc_sources) *alloc_sources;
+	typeof(virtio_irq_free_sources) *free_sources;
+	typeof(virtio_irq_source_irq) *source_irq;
+	typeof(virtio_irq_source_message) *source_message;
+	typeof(virtio_irq_sync_masks) *sync_masks;
+};
+
+/**
  * struct edu - an edu device
  * @pdev: the PCI function
  * @regs: BAR 0
  * @lock: protects everything below, and the DMA engine
  * @msi_enabled: whether the vector is allocated and its interrupt requested
+ * @source: the vector as a source instead
+ * @irq: the interrupt of either, 0 if there is none
+ * @masked: whether @irq is disabled
  * @programmed: what the device writes when it fires
  * @is_programmed: whether there is something in @programmed
  * @data: the message's data, where the device fetches it
@@ -77,6 +102,9 @@ struct edu {
 	void __iomem *regs;
 	struct mutex lock;	/* all below, and the DMA engine */
 	bool msi_enabled;
+	struct edu_source source;
+	int irq;
+	bool masked;
 	struct edu_pair programmed;
 	bool is_programmed;
 	__le32 *data;
@@ -141,6 +169,26 @@ static irqreturn_t edu_irq(int irq, void *arg)
 	return IRQ_HANDLED;
 }
 
+static int edu_request_irq(struct edu *edu, int irq)
+{
+	int err;
+
+	lockdep_assert_held(&edu->lock);
+	err = request_irq(irq, edu_irq, 0, KBUILD_MODNAME, edu);
+	if (!err)
+		edu->irq = irq;
+	return err;
+}
+
+static void edu_free_irq(struct edu *edu)
+{
+	lockdep_assert_held(&edu->lock);
+	if (edu->irq)
+		free_irq(edu->irq, edu);
+	edu->irq = 0;
+	edu->masked = false;
+}
+
 /*
  * From here on there is a message. Whatever was programmed belongs to the time
  * before: the host may have allocated another vector.
@@ -152,11 +200,12 @@ static int edu_enable_msi(struct edu *edu)
 	lockdep_assert_held(&edu->lock);
 	if (edu->msi_enabled)
 		return 0;
+	if (edu->source.sources)
+		return -EBUSY;
 	err = pci_alloc_irq_vectors(edu->pdev, 1, 1, PCI_IRQ_MSI);
 	if (err < 0)
 		return err;
-	err = request_irq(pci_irq_vector(edu->pdev, 0), edu_irq, 0,
-			  KBUILD_MODNAME, edu);
+	err = edu_request_irq(edu, pci_irq_vector(edu->pdev, 0));
 	if (err) {
 		pci_free_irq_vectors(edu->pdev);
 		return err;
@@ -170,9 +219,115 @@ static void edu_disable_msi(struct edu *edu)
 	lockdep_assert_held(&edu->lock);
 	if (!edu->msi_enabled)
 		return;
-	free_irq(pci_irq_vector(edu->pdev, 0), edu);
+	edu_free_irq(edu);
 	pci_free_irq_vectors(edu->pdev);
 	edu->msi_enabled = false;
+}
+
+static void edu_put_symbols(struct edu_source *source)
+{
+	if (source->sync_masks)
+		symbol_put(virtio_irq_sync_masks);
+	if (source->source_message)
+		symbol_put(virtio_irq_source_message);
+	if (source->source_irq)
+		symbol_put(virtio_irq_source_irq);
+	if (source->free_sources)
+		symbol_put(virtio_irq_free_sources);
+	if (source->alloc_sources)
+		symbol_put(virtio_irq_alloc_sources);
+	if (source->put)
+		symbol_put(virtio_irq_put);
+	if (source->get)
+		symbol_put(virtio_irq_get);
+	memset(source, 0, sizeof(*source));
+}
+
+static int edu_get_symbols(struct edu_source *source)
+{
+	source->get = symbol_request(virtio_irq_get);
+	if (!source->get)
+		return -ENODEV;
+	source->put = symbol_get(virtio_irq_put);
+	source->alloc_sources = symbol_get(virtio_irq_alloc_sources);
+	source->free_sources = symbol_get(virtio_irq_free_sources);
+	source->source_irq = symbol_get(virtio_irq_source_irq);
+	source->source_message = symbol_get(virtio_irq_source_message);
+	source->sync_masks = symbol_get(virtio_irq_sync_masks);
+	if (source->put && source->alloc_sources && source->free_sources &&
+	    source->source_irq && source->source_message && source->sync_masks)
+		return 0;
+	/* An older module, which delivers nothing. */
+	edu_put_symbols(source);
+	return -EOPNOTSUPP;
+}
+
+/*
+ * In this order: nothing fires any more, nobody handles it, it is given back.
+ * That nothing fires is for whoever writes the attributes to see to.
+ */
+static void edu_disable_source(struct edu *edu)
+{
+	struct edu_source *source = &edu->source;
+
+	lockdep_assert_held(&edu->lock);
+	if (!source->get)
+		return;
+	edu_free_irq(edu);
+	if (source->sources)
+		source->free_sources(source->sources);
+	if (source->fn)
+		source->put(source->fn);
+	edu_put_symbols(source);
+}
+
+/*
+ * This is all that a driver needs whose device has interrupts that the guest's
+ * own capability does not cover. The message comes with the allocation.
+ */
+static int edu_enable_source(struct edu *edu)
+{
+	struct edu_source *source = &edu->source;
+	int err;
+
+	lockdep_assert_held(&edu->lock);
+	if (source->sources)
+		return 0;
+	if (edu->msi_enabled)
+		return -EBUSY;
+	err = edu_get_symbols(source);
+	if (err)
+		return err;
+	source->fn = source->get(edu->pdev);
+	if (IS_ERR(source->fn)) {
+		err = PTR_ERR(source->fn);
+		source->fn = NULL;
+		goto disable;
+	}
+	source->sources = source->alloc_sources(source->fn, VIRTIO_IRQ_TYPE_MSI,
+						0, 1, 1, 0);
+	if (IS_ERR(source->sources)) {
+		err = PTR_ERR(source->sources);
+		source->sources = NULL;
+		goto disable;
+	}
+	err = edu_request_irq(edu, source->source_irq(source->sources, 0));
+	if (err)
+		goto disable;
+	/* So that a masked source is silent in the host, too. */
+	irq_set_status_flags(edu->irq, IRQ_DISABLE_UNLAZY);
+	edu->is_programmed = false;
+	return 0;
+
+disable:
+	edu_disable_source(edu);
+	return err;
+}
+
+static int edu_source_message(struct edu *edu, struct virtio_irq_msg *msg)
+{
+	lockdep_assert_held(&edu->lock);
+	return edu->source.source_message(edu->source.sources, 0, msg);
 }
 
 static int edu_guest_pair(struct edu *edu, struct edu_pair *pair)
@@ -227,7 +382,7 @@ static int edu_fire(struct edu *edu)
 	reinit_completion(&edu->fired);
 	err = edu_dma(edu, EDU_BUFFER, edu->programmed.address,
 		      EDU_DMA_TO_MEMORY);
-	if (err)
+	if (err || !edu->irq)
 		return err;
 	/* That nothing came is for the reader of "handled" to see. */
 	if (wait_for_completion_killable_timeout(&edu->fired,
@@ -263,6 +418,70 @@ static ssize_t msi_store(struct device *dev, struct device_attribute *attr,
 	return err ?: len;
 }
 static DEVICE_ATTR_RW(msi);
+
+static ssize_t source_show(struct device *dev, struct device_attribute *attr,
+			   char *buf)
+{
+	struct edu *edu = dev_get_drvdata(dev);
+
+	guard(mutex)(&edu->lock);
+	return sysfs_emit(buf, "%d\n", !!edu->source.sources);
+}
+
+static ssize_t source_store(struct device *dev, struct device_attribute *attr,
+			    const char *buf, size_t len)
+{
+	struct edu *edu = dev_get_drvdata(dev);
+	bool enable;
+	int err;
+
+	err = kstrtobool(buf, &enable);
+	if (err)
+		return err;
+	guard(mutex)(&edu->lock);
+	if (enable)
+		err = edu_enable_source(edu);
+	else
+		edu_disable_source(edu);
+	return err ?: len;
+}
+static DEVICE_ATTR_RW(source);
+
+static ssize_t masked_show(struct device *dev, struct device_attribute *attr,
+			   char *buf)
+{
+	struct edu *edu = dev_get_drvdata(dev);
+
+	guard(mutex)(&edu->lock);
+	return sysfs_emit(buf, "%d\n", edu->masked);
+}
+
+static ssize_t masked_store(struct device *dev, struct device_attribute *attr,
+			    const char *buf, size_t len)
+{
+	struct edu *edu = dev_get_drvdata(dev);
+	bool mask;
+	int err;
+
+	err = kstrtobool(buf, &mask);
+	if (err)
+		return err;
+	guard(mutex)(&edu->lock);
+	if (!edu->irq)
+		return -ENODATA;
+	if (mask == edu->masked)
+		return len;
+	if (mask)
+		disable_irq(edu->irq);
+	else
+		enable_irq(edu->irq);
+	edu->masked = mask;
+	/* Otherwise the host would learn of it some time later. */
+	if (edu->source.sources)
+		err = edu->source.sync_masks(edu->source.sources);
+	return err ?: len;
+}
+static DEVICE_ATTR_RW(masked);
 
 static ssize_t guest_pair_show(struct device *dev,
 			       struct device_attribute *attr, char *buf)
@@ -328,7 +547,8 @@ static ssize_t program_store(struct device *dev, struct device_attribute *attr,
 	if (sysfs_streq(buf, "guest")) {
 		err = edu_guest_pair(edu, &pair);
 	} else if (sysfs_streq(buf, "host")) {
-		err = edu_host_message(edu, &msg);
+		err = edu->source.sources ? edu_source_message(edu, &msg) :
+					    edu_host_message(edu, &msg);
 		pair = (struct edu_pair){ msg.address, msg.data };
 	} else {
 		err = edu_parse_pair(buf, &pair);
@@ -375,6 +595,8 @@ static DEVICE_ATTR_RO(handled);
 
 static struct attribute *edu_attrs[] = {
 	&dev_attr_msi.attr,
+	&dev_attr_source.attr,
+	&dev_attr_masked.attr,
 	&dev_attr_guest_pair.attr,
 	&dev_attr_host_pair.attr,
 	&dev_attr_program.attr,
@@ -435,8 +657,10 @@ static void edu_remove(struct pci_dev *pdev)
 {
 	struct edu *edu = pci_get_drvdata(pdev);
 
-	scoped_guard(mutex, &edu->lock)
+	scoped_guard(mutex, &edu->lock) {
+		edu_disable_source(edu);
 		edu_disable_msi(edu);
+	}
 	pci_clear_master(pdev);
 }
 
