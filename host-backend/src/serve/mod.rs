@@ -51,14 +51,17 @@ fn serve_each(bridge: &Arc<Bridge>, socket: &Listening, stop: &Stop) -> io::Resu
 fn serve_next(bridge: &Arc<Bridge>, listener: &mut Listener, stop: &Stop) -> io::Result<()> {
     let (session, mut daemon) = Session::new(Arc::clone(bridge))?;
     let started = daemon.start(listener).map_err(|error| io::Error::other(error.to_string()));
-    if started.is_ok() {
+    let left = started.is_ok().then(|| {
         info!("a frontend connected");
         bridge.counters().frontend_came();
-        let watch = daemon.shutdown_handle().map(|handle| stop.watch(handle));
-        report(daemon.wait());
-        drop(watch);
-    }
+        let _watch = daemon.shutdown_handle().map(|handle| stop.watch(handle));
+        daemon.wait()
+    });
     Session::end(session, daemon);
+    // Last of all: whoever reads it finds nothing of the frontend any more.
+    if let Some(left) = left {
+        report(left);
+    }
     started
 }
 
