@@ -85,11 +85,11 @@ fn list() {
     for scenario in scenarios::ALL {
         println!("{}: {}", scenario.name, scenario.summary);
         println!("  checks:");
-        for check in scenario.checks {
+        for check in scenario.checks() {
             println!("    {check}");
         }
         println!("  sabotages:");
-        for sabotage in scenario.sabotages {
+        for sabotage in scenario.sabotages() {
             println!("    {:<24} {}; fails {}", sabotage.name, sabotage.what, sabotage.fails);
         }
     }
@@ -136,7 +136,7 @@ fn sabotage(
 ) -> Result<bool, Error> {
     let planned: Vec<_> = scenarios
         .iter()
-        .flat_map(|scenario| scenario.sabotages.iter().map(move |sabotage| (*scenario, sabotage)))
+        .flat_map(|scenario| scenario.sabotages().map(move |sabotage| (*scenario, sabotage)))
         .filter(|(_, sabotage)| which.iter().any(|what| what == "all" || what == sabotage.name))
         .collect();
     if planned.is_empty() {

@@ -71,11 +71,24 @@ pub struct Row {
     pub outcome: String,
 }
 
+impl Row {
+    /// What it means that `sent` interrupts ran a handler `handled` times.
+    pub(crate) fn outcome(sent: u64, handled: u64) -> String {
+        let meaning = match (sent, handled) {
+            (0, _) => "nothing was sent",
+            (_, 0) => "never arrived",
+            (sent, handled) if sent == handled => "every one arrived",
+            _ => "not as many as were sent",
+        };
+        meaning.to_owned()
+    }
+}
+
 /// Collects what a scenario finds.
 #[derive(Debug)]
 pub struct Report {
     scenario: &'static str,
-    planned: &'static [&'static str],
+    planned: Vec<&'static str>,
     checks: Vec<Check>,
     rows: Vec<Row>,
     start: Instant,
@@ -86,7 +99,7 @@ pub struct Report {
 impl Report {
     /// A report in which every check of `planned` has to appear. `observer` is called with each as it is made.
     #[must_use]
-    pub fn new(scenario: &'static str, planned: &'static [&'static str], observer: fn(&Check)) -> Self {
+    pub fn new(scenario: &'static str, planned: Vec<&'static str>, observer: fn(&Check)) -> Self {
         Self {
             scenario,
             planned,
@@ -138,7 +151,8 @@ impl Report {
     /// Ends the report: what was planned and not reached has failed, for the reason `why`.
     pub fn close(&mut self, why: &str, log: &Path) {
         let made: Vec<_> = self.checks.iter().map(|check| check.name).collect();
-        for name in self.planned.iter().filter(|name| !made.contains(name)) {
+        let missing: Vec<_> = self.planned.iter().copied().filter(|name| !made.contains(name)).collect();
+        for name in missing {
             self.add(name, false, format!("not reached: {why}"), log);
         }
     }
@@ -197,7 +211,7 @@ mod tests {
     const PLAN: &[&str] = &["first", "second"];
 
     fn report() -> Report {
-        Report::new("name", PLAN, |_| {})
+        Report::new("name", PLAN.to_vec(), |_| {})
     }
 
     #[test]

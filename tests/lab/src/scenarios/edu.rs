@@ -2,6 +2,7 @@
 //! The sample driver for edu in a guest, by its sysfs attributes.
 
 use super::functions::EDU;
+use super::{Common, Sabotage};
 use crate::agent::Agent;
 use crate::checks::{Row, Verdict, expect};
 use crate::error::{Error, Result};
@@ -13,6 +14,23 @@ use std::time::Duration;
 
 /// The longest that firing may take: the driver waits up to 500 ms for each interrupt.
 const FIRE: Duration = Duration::from_secs(90);
+
+/// That as many interrupts are handled as edu sends.
+pub(super) const EVERY_ONE: Common = Common {
+    checks: &["each-interrupt-runs-the-handler-once"],
+    sabotages: &[
+        Sabotage {
+            name: "lost-interrupt",
+            what: "the device sends one interrupt less than counted",
+            fails: "each-interrupt-runs-the-handler-once",
+        },
+        Sabotage {
+            name: "doubled-interrupt",
+            what: "the device sends one interrupt more than counted",
+            fails: "each-interrupt-runs-the-handler-once",
+        },
+    ],
+};
 
 /// The sample driver's view of its function.
 pub(super) struct Edu<'a> {
@@ -125,13 +143,7 @@ impl Shot {
             written: shown(self.written),
             sent: self.sent,
             handled: self.handled,
-            outcome: match (self.sent, self.handled) {
-                (0, _) => "nothing was sent",
-                (_, 0) => "never arrived",
-                (sent, handled) if sent == handled => "every one arrived",
-                _ => "not as many as were sent",
-            }
-            .into(),
+            outcome: Row::outcome(self.sent, self.handled),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::functions::Function;
 use super::{SOON, Stand, text_of};
+use crate::agent::Agent;
 use crate::checks::expect;
 use crate::error::{Error, Result};
 use crate::host::{Host, RunningGuest};
@@ -55,6 +56,34 @@ pub(super) fn load(guest: &RunningGuest, modules: &[&str]) -> Result<()> {
         guest.agent().perform(operation)
     };
     modules.iter().try_for_each(load)
+}
+
+/// A guest's virtio-irq driver, and the device that it has.
+pub(super) struct Driver<'a> {
+    guest: &'a Agent,
+    pub(super) device: String,
+}
+
+impl<'a> Driver<'a> {
+    const DIRECTORY: &'static str = "/sys/bus/virtio/drivers/virtio_irq";
+
+    /// Looks which device it has.
+    pub(super) fn find(guest: &'a Agent) -> Result<Self> {
+        let bound = guest.list(Self::DIRECTORY)?;
+        let device = bound.into_iter().find(|name| name.starts_with("virtio") && name != "virtio_irq");
+        let device = device.ok_or_else(|| Error::Unexpected(format!("{} has no device", Self::DIRECTORY)))?;
+        Ok(Self { guest, device })
+    }
+
+    /// Takes the device from it.
+    pub(super) fn unbind(&self) -> Result<()> {
+        self.guest.write(&format!("{}/unbind", Self::DIRECTORY), &self.device)
+    }
+
+    /// Gives the device back.
+    pub(super) fn bind(&self) -> Result<()> {
+        self.guest.write(&format!("{}/bind", Self::DIRECTORY), &self.device)
+    }
 }
 
 /// Switches a guest off; its QEMU has to leave in good order.

@@ -40,10 +40,12 @@ pub struct Scenario {
     pub name: &'static str,
     /// What it shows, in a sentence.
     pub summary: &'static str,
-    /// Every check that it makes.
-    pub checks: &'static [&'static str],
-    /// Ways to break it, by which one sees that its checks can fail.
-    pub sabotages: &'static [Sabotage],
+    /// The checks that only it makes.
+    checks: &'static [&'static str],
+    /// Ways to break it, by which one sees that these can fail.
+    sabotages: &'static [Sabotage],
+    /// What it has in common with others.
+    common: &'static [Common],
     /// Why only its name starts it, and `cargo xtask test` does not; nothing for one that always runs.
     pub unsettled: Option<&'static str>,
     /// When it is broken off.
@@ -62,43 +64,61 @@ pub struct Sabotage {
     pub fails: &'static str,
 }
 
-/// Sabotages that the steps which all scenarios share know of.
-mod sabotages {
-    use super::Sabotage;
+/// Checks that several scenarios make, in steps that they share, and their sabotages.
+#[derive(Debug, Clone, Copy)]
+struct Common {
+    checks: &'static [&'static str],
+    sabotages: &'static [Sabotage],
+}
 
-    pub(super) const NO_REMAPPING: Sabotage = Sabotage {
-        name: "no-remapping",
-        what: "the host's kernel is told to leave interrupt remapping off",
-        fails: "host-remaps-interrupts",
-    };
-    pub(super) const GUEST_WARNS: Sabotage = Sabotage {
-        name: "guest-warns",
-        what: "the guest's kernel panics at the end",
-        fails: "guest-kernel-is-well",
-    };
-    pub(super) const LINGERING_FRONTEND: Sabotage = Sabotage {
-        name: "lingering-frontend",
-        what: "a frontend stays connected where all should be gone",
-        fails: "daemon-leaks-nothing",
-    };
-    pub(super) const KILLED_DAEMON: Sabotage = Sabotage {
-        name: "killed-daemon",
-        what: "the daemon gets SIGKILL instead of SIGTERM",
-        fails: "daemon-leaves-cleanly",
-    };
-    pub(super) const HOST_WARNS: Sabotage = Sabotage {
-        name: "host-warns",
-        what: "a line that looks like a kernel warning is written to the host's log",
-        fails: "host-kernel-is-well",
+impl Common {
+    /// A host, the daemon on it, and guests: all are fit at the beginning and well at the end.
+    const GUESTS: Self = Self {
+        checks: &[
+            "host-remaps-interrupts",
+            "guest-kernel-is-well",
+            "daemon-leaks-nothing",
+            "daemon-leaves-cleanly",
+            "host-kernel-is-well",
+        ],
+        sabotages: &[
+            NO_REMAPPING,
+            Sabotage {
+                name: "guest-warns",
+                what: "the guest's kernel panics at the end",
+                fails: "guest-kernel-is-well",
+            },
+            Sabotage {
+                name: "lingering-frontend",
+                what: "a frontend stays connected where all should be gone",
+                fails: "daemon-leaks-nothing",
+            },
+            Sabotage {
+                name: "killed-daemon",
+                what: "the daemon gets SIGKILL instead of SIGTERM",
+                fails: "daemon-leaves-cleanly",
+            },
+            Sabotage {
+                name: "host-warns",
+                what: "a line that looks like a kernel warning is written to the host's log",
+                fails: "host-kernel-is-well",
+            },
+        ],
     };
 }
+
+const NO_REMAPPING: Sabotage = Sabotage {
+    name: "no-remapping",
+    what: "the host's kernel is told to leave interrupt remapping off",
+    fails: "host-remaps-interrupts",
+};
 
 /// What a scenario works with.
 struct Stand<'a> {
     layout: &'a Layout,
     artifacts: &'a Artifacts,
     report: &'a mut Report,
-    sabotage: Option<&'a str>,
+    sabotage: Option<&'a Sabotage>,
     limit: Duration,
 }
 
@@ -111,7 +131,7 @@ impl Stand<'_> {
         play: impl FnOnce(&mut Self, &Host) -> Result<()>,
     ) -> Result<()> {
         let mut machine = machine_with(functions);
-        if self.sabotaged(sabotages::NO_REMAPPING.name) || self.sabotaged("nothing-to-remap") {
+        if self.sabotaged(NO_REMAPPING.name) || self.sabotaged("nothing-to-remap") {
             machine = machine.argument("intremap=off");
         }
         let host = Host::boot(self.layout, self.artifacts, name, &machine, self.limit)?;
@@ -124,11 +144,29 @@ impl Stand<'_> {
 
     /// Whether this is to be broken.
     fn sabotaged(&self, name: &str) -> bool {
-        self.sabotage == Some(name)
+        self.sabotage.is_some_and(|sabotage| sabotage.name == name)
+    }
+
+    /// How often what is checked by `check` is done: `times`, unless a sabotage is about another check.
+    fn times<T: From<u8>>(&self, check: &str, times: T) -> T {
+        match self.sabotage {
+            Some(sabotage) if sabotage.fails != check => 1.into(),
+            _ => times,
+        }
     }
 }
 
 impl Scenario {
+    /// Every check that it makes.
+    pub fn checks(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.checks.iter().chain(self.common.iter().flat_map(|common| common.checks)).copied()
+    }
+
+    /// Every way to break it.
+    pub fn sabotages(&self) -> impl Iterator<Item = &'static Sabotage> + use<> {
+        self.sabotages.iter().chain(self.common.iter().flat_map(|common| common.sabotages))
+    }
+
     /// Runs it to its end, good or bad; with a sabotage to the check that has to fail of it. `observer` hears of each check as
     /// it is made.
     #[must_use]
@@ -139,11 +177,10 @@ impl Scenario {
         sabotage: Option<&Sabotage>,
         observer: fn(&Check),
     ) -> Report {
-        let mut report = Report::new(self.name, self.checks, observer);
+        let mut report = Report::new(self.name, self.checks().collect(), observer);
         if let Some(sabotage) = sabotage {
             report.end_after(sabotage.fails);
         }
-        let sabotage = sabotage.map(|sabotage| sabotage.name);
         let stand = &mut Stand { layout, artifacts, report: &mut report, sabotage, limit: self.limit };
         let why = match (self.run)(stand) {
             Ok(()) => "the scenario does not make it".to_owned(),
@@ -159,4 +196,21 @@ impl Scenario {
 /// A line of a kernel's log without its time.
 fn text_of(line: &str) -> &str {
     line.split_once("] ").map_or(line, |(_, text)| text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ALL;
+
+    #[test]
+    fn each_sabotage_has_a_name_of_its_own_and_a_check_that_is_made() {
+        for scenario in ALL {
+            let checks: Vec<_> = scenario.checks().collect();
+            let names: Vec<_> = scenario.sabotages().map(|sabotage| sabotage.name).collect();
+            for (at, sabotage) in scenario.sabotages().enumerate() {
+                assert!(checks.contains(&sabotage.fails), "{}: {sabotage:?}", scenario.name);
+                assert!(!names[..at].contains(&sabotage.name), "{}: {sabotage:?}", scenario.name);
+            }
+        }
+    }
 }

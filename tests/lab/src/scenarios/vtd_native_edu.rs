@@ -7,11 +7,10 @@
 
 use super::daemon::Daemon;
 use super::doctor;
-use super::edu::{Edu, Shot};
+use super::edu::{self, Edu, Shot};
 use super::functions::{EDU, guest_with};
-use super::kernels::{guest_is_well, host_is_well, load, power_off, start_guest};
-use super::sabotages::{GUEST_WARNS, HOST_WARNS, KILLED_DAEMON, LINGERING_FRONTEND, NO_REMAPPING};
-use super::{NOBODYS_PAIR, SOON, Sabotage, Scenario, Stand, text_of};
+use super::kernels::{Driver, guest_is_well, host_is_well, load, power_off, start_guest};
+use super::{Common, NOBODYS_PAIR, SOON, Sabotage, Scenario, Stand, text_of};
 use crate::checks::{Unmet, expect};
 use crate::error::{Error, Result};
 use crate::host::{Host, RunningGuest};
@@ -42,7 +41,6 @@ pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-native-edu",
     summary: "a guest gets its real MSI pair: VT-d, vfio-pci, KVM, the kernel module and QEMU's edu device",
     checks: &[
-        "host-remaps-interrupts",
         "doctor-says-works",
         "no-device-no-answer",
         "guest-pair-is-fiction",
@@ -51,21 +49,15 @@ pub(super) const SCENARIO: Scenario = Scenario {
         "doctor-sees-the-pair",
         "doctor-in-the-guest",
         "told-pair-is-the-hosts",
-        "each-interrupt-runs-the-handler-once",
         "refused-before-enable",
         "works-after-enabling-again",
         "driver-unbinds-and-binds",
         "reboot-1-is-served",
         "reboot-2-is-served",
         "reboot-3-is-served",
-        "guest-kernel-is-well",
         "next-frontend-is-served",
-        "daemon-leaks-nothing",
-        "daemon-leaves-cleanly",
-        "host-kernel-is-well",
     ],
     sabotages: &[
-        NO_REMAPPING,
         Sabotage {
             name: "nothing-to-remap",
             what: "the host's kernel leaves interrupt remapping off, and the doctor has to say so",
@@ -102,16 +94,6 @@ pub(super) const SCENARIO: Scenario = Scenario {
             fails: "told-pair-is-the-hosts",
         },
         Sabotage {
-            name: "lost-interrupt",
-            what: "the device sends one interrupt less than counted",
-            fails: "each-interrupt-runs-the-handler-once",
-        },
-        Sabotage {
-            name: "doubled-interrupt",
-            what: "the device sends one interrupt more than counted",
-            fails: "each-interrupt-runs-the-handler-once",
-        },
-        Sabotage {
             name: "keep-enabled",
             what: "the guest leaves MSI enabled when it should disable it",
             fails: "refused-before-enable",
@@ -131,16 +113,13 @@ pub(super) const SCENARIO: Scenario = Scenario {
             what: "from the second reboot on the guest does not load the virtio-irq driver",
             fails: "reboot-2-is-served",
         },
-        GUEST_WARNS,
         Sabotage {
             name: "stopped-daemon",
             what: "the daemon is stopped before the next frontend comes",
             fails: "next-frontend-is-served",
         },
-        LINGERING_FRONTEND,
-        KILLED_DAEMON,
-        HOST_WARNS,
     ],
+    common: &[Common::GUESTS, edu::EVERY_ONE],
     unsettled: None,
     limit: Duration::from_secs(600),
     run,
@@ -259,21 +238,15 @@ fn doctor_looks(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Res
         let pair = host.msi(EDU.host)?.pair;
         found?.sees(pair, "qemu-system-x86")
     })?;
-    let driver = "/sys/bus/virtio/drivers/virtio_irq";
     let unbound = stand.sabotaged("doctor-sees-no-driver");
-    let device = guest
-        .agent()
-        .list(driver)?
-        .into_iter()
-        .find(|name| name.starts_with("virtio") && name != "virtio_irq");
+    let driver = Driver::find(guest.agent())?;
     stand.report.check("doctor-in-the-guest", &guest.agent().kernel_log(), || {
-        let device = device.unwrap_or_default();
         if unbound {
-            guest.agent().write(&format!("{driver}/unbind"), &device)?;
+            driver.unbind()?;
         }
         let found = doctor::examine(guest.agent(), &["--guest", EDU.guest]);
         if unbound {
-            guest.agent().write(&format!("{driver}/bind"), &device)?;
+            driver.bind()?;
         }
         found?.works()
     })
@@ -292,14 +265,15 @@ fn pair_is_told(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Res
         expect(there.enabled && told == there.pair, seen)
     })?;
 
+    let many = stand.times("each-interrupt-runs-the-handler-once", MANY);
     let sent = match () {
-        () if stand.sabotaged("lost-interrupt") => MANY - 1,
-        () if stand.sabotaged("doubled-interrupt") => MANY + 1,
-        () => MANY,
+        () if stand.sabotaged("lost-interrupt") => many - 1,
+        () if stand.sabotaged("doubled-interrupt") => many + 1,
+        () => many,
     };
     let mut shot = Shot::default();
     stand.report.check("each-interrupt-runs-the-handler-once", &log, || {
-        shot.arrive(host, guest.agent(), "host", sent, MANY)
+        shot.arrive(host, guest.agent(), "host", sent, many)
     })?;
     stand.report.row(shot.row("with virtio-irq"));
     Ok(())
@@ -332,23 +306,20 @@ fn enabling_again(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> R
 fn driver_comes_and_goes(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
     let agent = guest.agent();
     let edu = Edu::new(agent);
-    let driver = "/sys/bus/virtio/drivers/virtio_irq";
     let keep = stand.sabotaged("keep-bound");
     stand.report.check("driver-unbinds-and-binds", &agent.kernel_log(), || {
-        let bound = agent.list(driver)?;
-        let device = bound.iter().find(|name| name.starts_with("virtio") && *name != "virtio_irq");
-        let device = device.ok_or_else(|| Unmet::Seen(format!("{driver} has no device")))?;
+        let driver = Driver::find(agent)?;
         if !keep {
-            agent.write(&format!("{driver}/unbind"), device)?;
+            driver.unbind()?;
         }
         let between = match edu.host_pair() {
             Ok((pair, _)) => return Err(Unmet::Seen(format!("told {pair} without a driver"))),
             Err(error) if error.errno() == Some(ENODEV) => "ENODEV without it",
             Err(error) => return Err(error.into()),
         };
-        agent.write(&format!("{driver}/bind"), device)?;
+        driver.bind()?;
         let after = Shot::default().arrive(host, agent, "host", FEW, FEW)?;
-        Ok(format!("{device}: {between}; bound again: {after}"))
+        Ok(format!("{}: {between}; bound again: {after}", driver.device))
     })
 }
 

@@ -79,6 +79,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             fails: "the-daemon-delivers-sixteen-sources-of-xhci",
         },
     ],
+    common: &[],
     unsettled: None,
     limit: Duration::from_secs(800),
     run,
