@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Joins the device core and the host side. Knows no transport.
 
+mod interrupts;
 mod membership;
 mod observer;
 
@@ -8,9 +9,9 @@ pub use membership::MembershipError;
 pub use observer::Observer;
 
 use crate::counters::Counters;
-use crate::deliveries::{BATCH, Deliveries};
+use crate::deliveries::Deliveries;
 use crate::device::{
-    Assigned, Attach, Detach, Device, DuplicateId, Inspection, Pair, Quota, RateLimit, Reply, Step, Watch,
+    Assigned, Attach, Detach, Device, DuplicateId, Inspection, Pair, Quota, RateLimit, Reply, Step,
 };
 use crate::host::{HostError, HostFunction, Interrupts};
 use crate::lookout::{Lookout, Occasion};
@@ -19,7 +20,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::Instant;
 use tracing::warn;
 use virtio_irq_proto::wire;
 use virtio_irq_proto::{FunctionId, IrqType, VectorRange};
@@ -31,6 +31,8 @@ pub struct Bridge {
     /// Written to for a moment when the operator adds or takes away a function.
     functions: RwLock<BTreeMap<FunctionId, Arc<dyn HostFunction>>>,
     deliveries: Deliveries,
+    /// Held from the core's word that a source pauses or goes on until it does.
+    watching: Mutex<()>,
     lookout: Lookout,
     counters: Counters,
     observer: OnceLock<Observer>,
@@ -61,6 +63,7 @@ impl Bridge {
             device: Mutex::new(device),
             functions: RwLock::new(hosts.collect()),
             deliveries: Deliveries::new().map_err(BridgeError::Deliveries)?,
+            watching: Mutex::default(),
             lookout: Lookout::new().map_err(BridgeError::Deliveries)?,
             counters: Counters::default(),
             observer: OnceLock::new(),
@@ -164,51 +167,7 @@ impl Bridge {
         }
     }
 
-    /// Tells the device core which sources fired since the last call. Returns whether there may be more.
-    pub fn collect(&self) -> bool {
-        let mut paused = Vec::new();
-        let more = {
-            let (mut device, now) = (self.device(), Instant::now());
-            self.deliveries.fired(|source| {
-                if device.fired(source, now) == Watch::Paused {
-                    paused.push(source);
-                }
-            })
-        };
-        for source in &paused {
-            if let Err(error) = self.deliveries.pause(*source) {
-                self.complaints.run(|| warn!("cannot hold source {source} back: {error}"));
-            }
-        }
-        if !paused.is_empty() {
-            self.set_alarm();
-        }
-        more.unwrap_or_else(|error| {
-            self.complaints.run(|| warn!("cannot look for interrupts: {error}"));
-            false
-        })
-    }
-
-    /// Watches sources again that fired too often and may fire again. Bounded: what is left is for the next alarm.
-    fn resume(&self) {
-        let now = Instant::now();
-        for _ in 0..BATCH {
-            let Some(source) = self.device().resumed(now) else { break };
-            if let Err(error) = self.deliveries.resume(source) {
-                self.complaints.run(|| warn!("cannot watch source {source}: {error}"));
-            }
-        }
-        self.set_alarm();
-    }
-
-    fn set_alarm(&self) {
-        let at = self.device().resumes_at();
-        if let Err(error) = self.lookout.alarm(at) {
-            self.complaints.run(|| warn!("cannot set the clock: {error}"));
-        }
-    }
-
-    /// What is readable when [`Bridge::collect`] has something to do.
+    /// The eventfds of the sources.
     pub fn deliveries(&self) -> &Deliveries {
         &self.deliveries
     }

@@ -4,8 +4,11 @@
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_irq_proto::SourceId;
 
@@ -19,7 +22,11 @@ pub const BATCH: usize = 256;
 #[derive(Debug)]
 pub struct Deliveries {
     epoll: OwnedFd,
+    /// Ends [`Deliveries::wait`].
+    alarm: OwnedFd,
     triggers: Mutex<Triggers>,
+    /// Number of the triggers, for who only wants to know whether there are any.
+    count: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -36,13 +43,64 @@ struct Trigger {
     epoch: u32,
 }
 
+/// A source that was signalled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signal {
+    /// Which source.
+    pub source: SourceId,
+    epoch: u32,
+}
+
+/// Room for the signals of one look.
+#[derive(Debug)]
+pub struct Room([MaybeUninit<epoll::Event>; BATCH]);
+
+impl Room {
+    /// Empty room.
+    pub fn new() -> Self {
+        Self([const { MaybeUninit::uninit() }; BATCH])
+    }
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Signals as they were when somebody looked. Their sources can have ended since.
+#[derive(Clone, Copy)]
+pub struct Signals<'a>(&'a [epoll::Event]);
+
+impl fmt::Debug for Signals<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Signals").field(&self.0.len()).finish()
+    }
+}
+
+impl Signals<'_> {
+    /// Whether nothing was signalled.
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether there may be more, for which there was no room.
+    pub fn is_full(self) -> bool {
+        self.0.len() == BATCH
+    }
+}
+
 impl Deliveries {
     /// No sources yet.
     ///
     /// # Errors
     /// The process is out of descriptors or memory.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)?, triggers: Mutex::default() })
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let alarm = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        // Level-triggered: it is for whoever waits, and must not end with another's look.
+        epoll::add(&epoll, &alarm, EventData::new_u64(ALARM), EventFlags::IN)?;
+        Ok(Self { epoll, alarm, triggers: Mutex::default(), count: AtomicUsize::new(0) })
     }
 
     /// Makes an eventfd for each source and watches it. They are returned in the order of the sources.
@@ -67,7 +125,9 @@ impl Deliveries {
             triggers.by_source.insert(source, Trigger { eventfd: Arc::clone(&eventfd), epoch });
             Ok(eventfd)
         };
-        sources.map(open).collect()
+        let made = sources.map(open).collect();
+        self.count.store(triggers.by_source.len(), Ordering::Relaxed);
+        made
     }
 
     /// Closes the eventfds of these sources, which ends their being watched.
@@ -76,17 +136,21 @@ impl Deliveries {
         for source in sources {
             triggers.by_source.remove(&source);
         }
+        self.count.store(triggers.by_source.len(), Ordering::Relaxed);
     }
 
-    /// Watches the source no more, and forgets that it was signalled, until [`Deliveries::resume`].
+    /// Watches the source that signalled no more, and forgets that it was signalled, until [`Deliveries::resume`]. It is
+    /// left alone if it ended meanwhile.
     ///
     /// # Errors
     /// None that a valid descriptor gives; the source is watched still, then.
-    pub fn pause(&self, source: SourceId) -> io::Result<()> {
-        self.watch(source, EventFlags::empty(), |eventfd| {
-            // Empty if it was not signalled.
-            let _ = rustix::io::read(eventfd, &mut [0; 8]);
-        })
+    pub fn pause(&self, signal: Signal) -> io::Result<()> {
+        let triggers = self.triggers();
+        let Some(trigger) = triggers.of(signal) else { return Ok(()) };
+        epoll::modify(&self.epoll, &trigger.eventfd, mark(signal.source, signal.epoch), EventFlags::empty())?;
+        // Empty if it was not signalled.
+        let _ = rustix::io::read(&trigger.eventfd, &mut [0; 8]);
+        Ok(())
     }
 
     /// Watches the source again. That it was signalled meanwhile counts as once from now on.
@@ -94,45 +158,61 @@ impl Deliveries {
     /// # Errors
     /// As for [`Deliveries::pause`].
     pub fn resume(&self, source: SourceId) -> io::Result<()> {
-        self.watch(source, EventFlags::IN | EventFlags::ET, |_| ())
-    }
-
-    fn watch(
-        &self,
-        source: SourceId,
-        flags: EventFlags,
-        then: impl FnOnce(BorrowedFd<'_>),
-    ) -> io::Result<()> {
         let triggers = self.triggers();
         let Some(Trigger { eventfd, epoch }) = triggers.by_source.get(&source) else { return Ok(()) };
+        let flags = EventFlags::IN | EventFlags::ET;
         epoll::modify(&self.epoll, eventfd, mark(source, *epoch), flags)?;
-        then(eventfd.as_fd());
         Ok(())
     }
 
     /// Number of sources with an eventfd.
     pub fn count(&self) -> usize {
-        self.triggers().by_source.len()
+        self.count.load(Ordering::Relaxed)
     }
 
-    /// Gives `sink` the sources that were signalled since they were last given, at most [`BATCH`] of them. Returns
-    /// whether there may be more.
+    /// The signals that nobody took yet, at most [`BATCH`] of them.
     ///
     /// # Errors
     /// None that a valid descriptor gives; a caller logs it and goes on.
-    pub fn fired(&self, mut sink: impl FnMut(SourceId)) -> io::Result<bool> {
-        let mut events = Vec::with_capacity(BATCH);
-        let zero = Timespec::default();
-        epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&zero))?;
+    pub fn take<'a>(&self, room: &'a mut Room) -> io::Result<Signals<'a>> {
+        self.look(room, Some(&Timespec::default()))
+    }
+
+    /// [`Deliveries::take`], but not before there is a signal or an [alarm](Deliveries::alarm).
+    ///
+    /// # Errors
+    /// As for [`Deliveries::take`].
+    pub fn wait<'a>(&self, room: &'a mut Room) -> io::Result<Signals<'a>> {
+        self.look(room, None)
+    }
+
+    /// Ends every wait, until [`Deliveries::silence`].
+    pub fn alarm(&self) {
+        // It fails only if the counter is full, and nobody counts that far.
+        let _ = rustix::io::write(&self.alarm, &1u64.to_ne_bytes());
+    }
+
+    /// Ends the [alarm](Deliveries::alarm).
+    pub fn silence(&self) {
+        // Empty without an alarm.
+        let _ = rustix::io::read(&self.alarm, &mut [0; 8]);
+    }
+
+    fn look<'a>(&self, room: &'a mut Room, timeout: Option<&Timespec>) -> io::Result<Signals<'a>> {
+        let (signals, _) = epoll::wait(&self.epoll, &mut room.0, timeout)?;
+        Ok(Signals(signals))
+    }
+
+    /// Gives `sink` those of the signals whose sources did not end since.
+    pub fn give(&self, signals: Signals<'_>, mut sink: impl FnMut(Signal)) {
         let triggers = self.triggers();
-        for event in &events {
+        for event in signals.0 {
             let data = event.data.u64();
-            let (source, epoch) = (SourceId(data as u32), (data >> 32) as u32);
-            if triggers.by_source.get(&source).is_some_and(|trigger| trigger.epoch == epoch) {
-                sink(source);
+            let signal = Signal { source: SourceId(data as u32), epoch: (data >> 32) as u32 };
+            if data != ALARM && triggers.of(signal).is_some() {
+                sink(signal);
             }
         }
-        Ok(events.len() == BATCH)
     }
 
     fn triggers(&self) -> MutexGuard<'_, Triggers> {
@@ -141,11 +221,21 @@ impl Deliveries {
     }
 }
 
+impl Triggers {
+    /// Whatever signalled this, if it is there still.
+    fn of(&self, signal: Signal) -> Option<&Trigger> {
+        self.by_source.get(&signal.source).filter(|trigger| trigger.epoch == signal.epoch)
+    }
+}
+
+/// What the alarm is marked with. A source would have to be the last of all ids, which is beyond every quota.
+const ALARM: u64 = u64::MAX;
+
 fn mark(source: SourceId, epoch: u32) -> EventData {
     EventData::new_u64(u64::from(epoch) << 32 | u64::from(source.0))
 }
 
-/// Readable while a source was signalled that [`Deliveries::fired`] did not give yet.
+/// Readable while there is something to [take](Deliveries::take).
 impl AsFd for Deliveries {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
@@ -160,9 +250,15 @@ mod tests {
         rustix::io::write(eventfd, &1u64.to_ne_bytes()).unwrap();
     }
 
+    fn signals(deliveries: &Deliveries) -> Vec<Signal> {
+        let mut some = Vec::new();
+        let mut room = Room::new();
+        deliveries.give(deliveries.take(&mut room).unwrap(), |signal| some.push(signal));
+        some
+    }
+
     fn fired(deliveries: &Deliveries) -> Vec<u32> {
-        let mut all = Vec::new();
-        while deliveries.fired(|source| all.push(source.0)).unwrap() {}
+        let mut all: Vec<_> = signals(deliveries).iter().map(|signal| signal.source.0).collect();
         all.sort_unstable();
         all
     }
@@ -187,11 +283,12 @@ mod tests {
         let eventfds = deliveries.open([3, 4].map(SourceId).into_iter()).unwrap();
         let (three, four) = (&eventfds[0], &eventfds[1]);
         signal(three);
-        assert_eq!(fired(&deliveries), [3]);
-        deliveries.pause(SourceId(3)).unwrap();
+        let known = signals(&deliveries);
+        assert_eq!((known.len(), known[0].source), (1, SourceId(3)));
+        deliveries.pause(known[0]).unwrap();
         deliveries.resume(SourceId(3)).unwrap();
         assert_eq!(fired(&deliveries), [0; 0], "what was signalled before is known");
-        deliveries.pause(SourceId(3)).unwrap();
+        deliveries.pause(known[0]).unwrap();
         signal(three);
         signal(three);
         signal(four);
@@ -201,7 +298,36 @@ mod tests {
         assert_eq!(fired(&deliveries), [0; 0]);
         signal(three);
         assert_eq!(fired(&deliveries), [3]);
-        deliveries.pause(SourceId(9)).unwrap();
+        deliveries.resume(SourceId(9)).unwrap();
+    }
+
+    #[test]
+    fn a_pause_is_not_for_the_successor() {
+        let deliveries = Deliveries::new().unwrap();
+        let source = [SourceId(3)].into_iter();
+        signal(&deliveries.open(source.clone()).unwrap()[0]);
+        let late = signals(&deliveries);
+        deliveries.close(source.clone());
+        let successor = deliveries.open(source).unwrap();
+        signal(&successor[0]);
+        deliveries.pause(late[0]).unwrap();
+        assert_eq!(fired(&deliveries), [3]);
+    }
+
+    #[test]
+    fn an_alarm_ends_every_wait_until_it_is_silenced_and_is_no_source() {
+        let deliveries = Deliveries::new().unwrap();
+        deliveries.alarm();
+        let mut room = Room::new();
+        // Another one's look does not take it away from who waits.
+        for _ in 0..2 {
+            assert!(!deliveries.take(&mut room).unwrap().is_empty());
+            let signals = deliveries.wait(&mut room).unwrap();
+            assert!(!signals.is_empty());
+            deliveries.give(signals, |signal| panic!("{signal:?}"));
+        }
+        deliveries.silence();
+        assert!(deliveries.take(&mut room).unwrap().is_empty());
     }
 
     #[test]
@@ -210,9 +336,8 @@ mod tests {
         for eventfd in deliveries.open((0..BATCH as u32 + 5).map(SourceId)).unwrap() {
             signal(&eventfd);
         }
-        let mut first = 0;
-        assert!(deliveries.fired(|_| first += 1).unwrap());
-        assert_eq!(first, BATCH);
+        let mut room = Room::new();
+        assert!(deliveries.take(&mut room).unwrap().is_full());
         assert_eq!(fired(&deliveries).len(), 5);
     }
 

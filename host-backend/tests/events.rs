@@ -262,6 +262,26 @@ fn a_source_that_fires_is_told_and_one_that_is_masked_is_told_later() {
     host.stop();
 }
 
+/// The two queues have different threads (IRQ-DEV-66).
+#[test]
+fn a_source_that_fires_at_once_is_told_after_the_reply_that_gives_it() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    offer(&mut vm, &[64]);
+    let (function, called) = (host.functions[1].clone(), vm.call(EVENTS).try_clone_to_owned().unwrap());
+    let too_early = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&too_early);
+    host.functions[1].when_attached(Arc::new(move || {
+        assert!(function.fire(0));
+        seen.store(readable(&called, Duration::from_millis(50)), Ordering::Relaxed);
+    }));
+    assert_eq!(vm.ask(&allocate(7, 1), 64)[..2], OK);
+    assert_eq!(vm.wait_used(EVENTS), (0, 16));
+    assert_eq!(buffer(&vm, 0)[..16], interrupt(7, 0));
+    assert!(!too_early.load(Ordering::Relaxed));
+    host.stop();
+}
+
 /// The machine is paused: the driver does not notice, except that its sources ended.
 #[test]
 fn a_pause_keeps_what_waits_to_be_told_and_ends_sources_aloud() {

@@ -46,8 +46,8 @@ impl Triggers {
     }
 }
 
-/// What the daemon's epoll instance of sources watches: descriptors, and the numbers that go with them. It is the first of
-/// those that the worker's instance watches.
+/// What the daemon's epoll instance of sources watches: descriptors, and the numbers that go with them. It is the one that
+/// neither watches another instance nor is watched by one.
 fn deliveries(process: u32) -> io::Result<Vec<(i32, u64)>> {
     let process = Path::new("/proc").join(process.to_string());
     let mut instances = BTreeMap::new();
@@ -62,9 +62,14 @@ fn deliveries(process: u32) -> io::Result<Vec<(i32, u64)>> {
             instances.insert(fd, info.lines().filter_map(watched).collect::<Vec<_>>());
         }
     }
-    let nested = instances.values().flatten().filter(|(fd, _)| instances.contains_key(fd));
-    let sources = nested.min_by_key(|(_, id)| *id).and_then(|(fd, _)| instances.get(fd)).cloned();
-    sources.ok_or_else(|| io::Error::other("the process watches no sources"))
+    let nested = |watched: &[(i32, u64)]| watched.iter().any(|(fd, _)| instances.contains_key(fd));
+    let watched = |fd: &i32| instances.values().flatten().any(|(inner, _)| inner == fd);
+    let mut alone = instances.iter().filter(|(fd, watches)| !nested(watches) && !watched(fd));
+    let (Some((_, sources)), None) = (alone.next(), alone.next()) else {
+        return Err(io::Error::other("the process has not one epoll instance for its sources"));
+    };
+    // The alarm that ends a wait is watched there as well.
+    Ok(sources.iter().copied().filter(|(_, mark)| *mark != u64::MAX).collect())
 }
 
 /// `tfd: 9 events: 80000001 data: 100000003 ...`, see `ep_show_fdinfo` in Linux' `fs/eventpoll.c`.

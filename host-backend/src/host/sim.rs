@@ -4,6 +4,7 @@
 use super::{Description, HostError, HostFunction, Interrupts, Isolation, has_ended};
 use crate::device::Pair;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +36,16 @@ struct State {
     owner: Option<OwnedFd>,
     /// Fired while its pin was masked.
     pin: Pin,
+    when_attached: Option<Hook>,
+}
+
+#[derive(Clone)]
+struct Hook(Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hook")
+    }
 }
 
 /// What the INTx pin is up to.
@@ -115,6 +126,7 @@ impl SimFunction {
             attached: BTreeMap::new(),
             owner: None,
             pin: Pin::default(),
+            when_attached: None,
         };
         Self { name: name.into(), description, state: Arc::new(Mutex::new(state)) }
     }
@@ -162,6 +174,11 @@ impl SimFunction {
     /// The type of interrupts that is enabled for sources.
     pub fn enabled_for_sources(&self) -> Option<IrqType> {
         self.state().sources
+    }
+
+    /// Runs this whenever vectors were attached, before whoever had them attached goes on.
+    pub fn when_attached(&self, hook: Arc<dyn Fn() + Send + Sync>) {
+        self.state().when_attached = Some(Hook(hook));
     }
 
     /// Takes the interrupts away from their sources, as a VMM does that enables them for the guest's capability. It has
@@ -261,13 +278,19 @@ impl Interrupts for SimFunction {
         let copies: Vec<_> =
             copies.collect::<io::Result<_>>().map_err(HostError::failed("copy an eventfd"))?;
         state.attached.extend(copies);
-        let handle = state.handle;
+        let (handle, hook) = (state.handle, state.when_attached.clone());
+        drop(state);
+        if let Some(Hook(hook)) = hook {
+            hook();
+        }
         Ok(triggers.iter().map(|(vector, _)| pair(irq_type, handle, u32::from(*vector))).collect())
     }
 
     fn detach(&self, _irq_type: IrqType, vectors: &[u16], last: bool) -> Result<(), HostError> {
         let mut state = self.state();
-        state.attached.retain(|vector, _| !vectors.contains(vector));
+        for vector in vectors {
+            state.attached.remove(vector);
+        }
         if last {
             state.sources = None;
             state.taken = false;

@@ -2,6 +2,7 @@
 //! The vhost-user side: the only code that knows vhost-user and vrings.
 
 mod chain;
+mod interrupts;
 mod ring;
 
 pub use ring::Ring;
@@ -12,11 +13,13 @@ use crate::device::Device;
 use crate::rate::Limited;
 use crate::sys;
 use chain::{Broken, Buffers, Chain};
+use interrupts::Turn;
 use ring::Memory;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 use tracing::{info, warn};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringState};
@@ -45,20 +48,23 @@ const CHAINS_PER_WAKEUP: usize = 64;
 /// Id of [`Session::again`] in the worker's epoll instance: the ids up to the number of queues are the library's.
 const AGAIN: u16 = QUEUE_COUNT + 1;
 
-/// Id of [`Bridge::deliveries`] there.
-const FIRED: u16 = QUEUE_COUNT + 2;
-
 /// Id of [`Bridge::lookout`] there.
-const LOOKOUT: u16 = QUEUE_COUNT + 3;
+const LOOKOUT: u16 = QUEUE_COUNT + 2;
 
 /// Id of the doorbell of [`Bridge`]'s observer there.
-const DOORBELL: u16 = QUEUE_COUNT + 4;
+const DOORBELL: u16 = QUEUE_COUNT + 3;
 
 /// One frontend's time with the device.
 #[derive(Debug)]
 pub struct Session {
     bridge: Arc<Bridge>,
     memory: Memory,
+    /// As the library hands them to the worker.
+    rings: OnceLock<[Ring; 2]>,
+    turn: Turn,
+    /// The thread of [`interrupts`], and that it is to end.
+    interrupts: Mutex<Option<JoinHandle<()>>>,
+    ending: AtomicBool,
     /// Wakes the worker for what it left when it had done enough.
     again: EventFd,
     /// What ends the worker, until the library takes it.
@@ -103,6 +109,10 @@ impl Session {
         let session = Arc::new(Self {
             bridge,
             memory: memory.clone(),
+            rings: OnceLock::new(),
+            turn: Turn::default(),
+            interrupts: Mutex::default(),
+            ending: AtomicBool::new(false),
             again: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             exit_fd: exit.0.as_raw_fd(),
             exit: Mutex::new(Some(exit)),
@@ -114,19 +124,19 @@ impl Session {
             .map_err(|error| io::Error::other(error.to_string()))?;
         for worker in daemon.get_epoll_handlers() {
             worker.register_listener(session.again.as_raw_fd(), EventSet::IN, u64::from(AGAIN))?;
-            let deliveries = session.bridge.deliveries().as_fd().as_raw_fd();
-            worker.register_listener(deliveries, EventSet::IN, u64::from(FIRED))?;
             let lookout = session.bridge.lookout().as_fd().as_raw_fd();
             worker.register_listener(lookout, EventSet::IN, u64::from(LOOKOUT))?;
             if let Some(doorbell) = session.bridge.doorbell() {
                 worker.register_listener(doorbell.as_raw_fd(), EventSet::IN, u64::from(DOORBELL))?;
             }
         }
+        Self::start_interrupts(&session)?;
         Ok((session, daemon))
     }
 
     /// Ends the session of a frontend that left: waits for the worker, and forgets the guest.
     pub fn end(session: Arc<Self>, daemon: VhostUserDaemon<Arc<Self>>) {
+        session.end_interrupts();
         drop(daemon);
         // Its memory is unmapped with the session, and the addresses may become anybody's. Where this fails, no guard
         // was ever set.
@@ -206,6 +216,7 @@ impl Session {
                 return Ok(Look::Enough);
             }
             let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
+            let _turn = self.turn.take();
             let used = chain.buffers().and_then(|buffers| self.answer(buffers, memory)).unwrap_or(0);
             chain.complete(state, memory, used)?;
             Ok(Look::Completed)
@@ -224,6 +235,7 @@ impl Session {
             return Progress::Done;
         }
         self.work_off(ring, |state, memory| {
+            let _turn = self.turn.take();
             let mut device = self.bridge.device();
             if !device.has_events() || self.is_stopped() {
                 return Ok(Look::Enough);
@@ -366,6 +378,7 @@ impl VhostUserBackend for Session {
         _thread_id: usize,
     ) -> io::Result<()> {
         let [requests, events] = vrings else { return Ok(()) };
+        self.rings.get_or_init(|| [requests.clone(), events.clone()]);
         match device_event {
             AGAIN => drop(self.again.read()),
             DOORBELL => self.bridge.show(),

@@ -2,6 +2,7 @@
 //! A vring that survives what a guest or a frontend sets it up with.
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -71,6 +72,12 @@ impl Ring {
                 None
             }
         }
+    }
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring").field("faulty", &self.faulty).finish_non_exhaustive()
     }
 }
 
