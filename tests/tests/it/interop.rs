@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A front end that shares no code with this project, written from the specification, meets the daemon.
+//! A front end and a device that share no code with this project, written from the specification, meet the daemon, the
+//! reference driver and the checker.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Command, Stdio};
-use virtio_irq_proto::SourceId;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
+use virtio_irq_conform::{Nothing, PATIENCE, Verdict, check};
+use virtio_irq_proto::{FunctionId, IrqType, SourceId, VectorRange};
 use virtio_irq_tests::Daemon;
+use virtio_irq_userspace::{Driver, Options};
 
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/interop/first_contact.py");
+const DEVICE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/interop/device.py");
 const ANNEX: &str = include_str!("../../../spec/annex-vhost-user.md");
 
 /// The line after which the client waits for an interrupt of its second source.
@@ -50,4 +55,62 @@ fn a_client_written_from_the_text_works_and_the_session_in_the_text_is_what_happ
         happened.trim(),
         "to record it anew, replace the block in the annex by:\n{happened}"
     );
+}
+
+/// The device in Python, at a socket of its own. Killed when dropped.
+struct Foreign {
+    child: Child,
+    directory: TempDir,
+}
+
+impl Foreign {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new("python3");
+        command.arg(DEVICE).arg(directory.path().join("irq.sock"));
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("python3 is there");
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said, "listening\n");
+        Self { child, directory }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("irq.sock")
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        // Both fail only for a process that has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_device_written_from_the_text_serves_our_driver() {
+    let device = Foreign::start();
+    let options = Options { timeout: PATIENCE, ..Options::default() };
+    let mut driver = Driver::connect(&device.socket(), options).unwrap();
+    let ids: Vec<_> = driver.functions().unwrap().iter().map(|function| function.id).collect();
+    assert_eq!(ids, [FunctionId(3), FunctionId(9)]);
+    let vectors = |irq_type, first, count| VectorRange::of_messages(irq_type, first, count).unwrap();
+    let messages = driver.messages(FunctionId(9), vectors(IrqType::Msix, 4, 2)).unwrap();
+    let pairs: Vec<_> = messages.iter().map(|message| (message.address, message.data)).collect();
+    assert_eq!(pairs, [(0xfee0_2480, 0), (0xfee0_24a0, 0)]);
+    let block = driver.block(FunctionId(3), vectors(IrqType::Msi, 0, 32)).unwrap();
+    assert_eq!((block.address, block.data), (0xfee0_0c00, 0));
+    driver.reset().unwrap();
+    assert_eq!(driver.functions().unwrap().len(), 2);
+}
+
+#[test]
+fn a_device_written_from_the_text_passes_the_checker() {
+    let device = Foreign::start();
+    let report = check(&device.socket(), PATIENCE, &Nothing);
+    assert!(report.passed(), "{}{}", report.table(false), report.details());
+    let held = report.findings.iter().filter(|found| found.verdict == Verdict::Held).count();
+    assert!(held >= 32, "{held}: {}", report.table(true));
 }
