@@ -4,7 +4,8 @@
 //! [`device`] decides what the device answers, without any I/O. [`host`] knows the functions of the platform, and
 //! [`vfio`] their interrupts on a device that the VMM has open. [`bridge`] joins the two, [`deliveries`] watches for
 //! interrupts, [`vhost_user`] puts them behind virtqueues, [`serve`] brings the frontends, and
-//! [`cli`] is the program around it all. [`doctor`] says what keeps it from working.
+//! [`cli`] is the program around it all, confined by [`sandbox`] and with the few privileged steps made by its
+//! [`opener`]. [`doctor`] says what keeps it from working.
 
 pub mod bridge;
 pub mod cli;
@@ -16,8 +17,10 @@ pub mod doctor;
 pub mod host;
 pub mod log;
 pub mod lookout;
+pub mod opener;
 mod printable;
 mod rate;
+pub mod sandbox;
 pub mod serve;
 mod sys;
 pub mod vfio;

@@ -726,7 +726,8 @@ fn a_log_for_programs_is_json() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let line: Value = serde_json::from_slice(&output.stderr).unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    let line: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
     assert_eq!(line["level"], "ERROR");
     assert!(line["message"].as_str().unwrap().contains("`lspci -D` lists"), "{line}");
 }

@@ -5,7 +5,7 @@ use crate::PATIENCE;
 use crate::program::{self, Profile};
 use crate::triggers::Triggers;
 use crate::vitals::Vitals;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -155,7 +155,13 @@ impl Daemon {
     /// # Panics
     /// The process is gone.
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("the daemon is alive");
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("the daemon is alive");
+        if signal == Signal::STOP {
+            // The signal is only on its way when kill returns: until it arrives, the daemon goes on answering.
+            let stopped = waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).expect("it is a child");
+            assert!(stopped.is_some_and(|status| status.stopped()), "the daemon ended instead");
+        }
     }
 
     /// Waits until the process ends, and returns how it did and what it has logged.

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The command line.
 
+mod admission;
 mod ctl;
 mod device;
 mod exec;
 mod files;
 mod qemu;
 
+pub use admission::Admission;
 pub use ctl::{CtlArgs, CtlError};
 pub(crate) use device::address;
 pub use device::{DeviceSpec, Model, SpecError};
@@ -19,23 +21,23 @@ pub use qemu::{ArgsFormat, QemuArgs};
 
 use crate::bridge::{Bridge, BridgeError};
 use crate::control::{Control, ControlError};
-use crate::device::{Assigned, Quota, RateLimit};
+use crate::device::{Quota, RateLimit};
 use crate::doctor::DoctorArgs;
-use crate::host::linux::{LinuxFunction, OpenError, Sysfs};
-use crate::host::sim::SimFunction;
-use crate::host::{HostFunction, Isolation};
+use crate::host::linux::OpenError;
 use crate::log::{Log, LogFormat, LogLevel};
+use crate::opener::{self, Opener};
+use crate::sandbox::{self, Confinement, Needs, SandboxError};
 use crate::serve::{SocketError, Stop, Transport, serve};
-use crate::vfio::{DeviceSource, Host, SupplyError};
-use clap::{Args, Parser, Subcommand};
+use crate::vfio::{DeviceSource, SupplyError};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroU32;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tracing::{error, info, warn};
-use virtio_irq_proto::{Function, FunctionFlags, FunctionId};
+use virtio_irq_proto::FunctionId;
 
 /// Tells a guest the MSI messages that this host really programmed for the PCI functions assigned to it.
 ///
@@ -115,6 +117,9 @@ enum Command {
 
     /// Ask a running daemon what there is and what happens, and change it
     Ctl(CtlArgs),
+    /// Open what a confined daemon may not
+    #[command(hide = true, name = opener::SUBCOMMAND)]
+    Opener,
 }
 
 #[derive(Args, Debug)]
@@ -162,6 +167,10 @@ struct DaemonArgs {
     /// while the guest runs. Only the user of the daemon can connect
     #[arg(long, value_name = "PATH")]
     control_socket: Option<PathBuf>,
+    /// Whether to give up everything that the daemon does not need, before it listens to anybody: all capabilities,
+    /// most system calls (seccomp), and the file system but for reading /sys and /proc (Landlock)
+    #[arg(long, value_enum, value_name = "WHETHER", default_value_t = Sandbox::On)]
+    sandbox: Sandbox,
 
     /// How much to say on standard error
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Info)]
@@ -174,6 +183,14 @@ struct DaemonArgs {
     /// Print what the program can do, as JSON, and exit (QEMU's docs/interop/vhost-user.json)
     #[arg(long)]
     print_capabilities: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Sandbox {
+    /// What this kernel has of it; what it has not is a warning
+    On,
+    /// For debugging
+    Off,
 }
 
 /// Why the daemon does not run.
@@ -205,6 +222,10 @@ pub enum Error {
     Exec(#[from] ExecError),
     #[error(transparent)]
     Files(#[from] TooFewFiles),
+    #[error("cannot start the process that opens for the daemon: {0}; /proc has to be mounted")]
+    Opener(io::Error),
+    #[error("{0}: a confinement around the daemon forbids it, widen that one or give --sandbox=off")]
+    Sandbox(#[from] SandboxError),
     #[error("cannot serve: {0}")]
     Serve(#[from] io::Error),
     #[error("cannot write to standard output: {0}")]
@@ -235,6 +256,7 @@ impl Cli {
             Some(Command::QemuArgs(args)) => args.print().map_err(Error::Print),
             Some(Command::Exec(args)) => match args.run()? {},
             Some(Command::Ctl(args)) => Ok(args.run()?),
+            Some(Command::Opener) => opener::serve(io::stdin().as_fd()).map_err(Error::Opener),
             None if self.daemon.print_capabilities => print_capabilities().map_err(Error::Print),
             None => match (self.daemon.log_format, self.daemon.run()) {
                 // Whoever reads the log is not to find another form at its end.
@@ -252,25 +274,60 @@ impl Cli {
 impl DaemonArgs {
     fn run(self) -> Result<(), Error> {
         let log = Log::init(self.log_level, self.log_format);
+        // Before another process is started, which is not to have it.
+        let inherited = self.fd.map(Transport::inherit).transpose()?;
+        let (opener, confinement) = match self.sandbox {
+            Sandbox::On => self.confine().map(|(opener, confinement)| (opener, Some(confinement)))?,
+            Sandbox::Off => (None, None),
+        };
+        let admission = Admission::new(self.allow_unsafe_interrupts, opener);
         // From here on a signal ends the daemon in order, and removes its socket.
         let stop = Stop::on_signals()?;
-        let bridge = Arc::new(self.bridge()?);
+        let bridge = Arc::new(self.bridge(&admission)?);
         if let Some(count) = self.source_rate_limit {
             bridge.limit_rate(RateLimit::per_second(count));
         }
-        let transport = match (&self.socket_path, self.fd) {
+        let transport = match (&self.socket_path, inherited) {
             (Some(path), _) => Transport::bind(path)?,
-            (None, Some(number)) => Transport::inherit(number)?,
+            (None, Some(transport)) => transport,
             (None, None) => return Ok(()),
         };
         let control = self.control_socket.as_deref();
         let _control = control
-            .map(|path| Control::start(path, bridge.clone(), log, self.allow_unsafe_interrupts))
+            .map(|path| Control::start(path, bridge.clone(), log, admission, confinement))
             .transpose()?;
         Ok(serve(&bridge, transport, &stop)?)
     }
 
-    fn bridge(&self) -> Result<Bridge, Error> {
+    /// Gives up what is not needed from here on. Returns what opens the rest, if there may be anything to open.
+    fn confine(&self) -> Result<(Option<Opener>, Confinement), Error> {
+        let mut needs = Needs::default();
+        self.socket_path.iter().chain(&self.control_socket).for_each(|path| needs.socket(path));
+        // Clients of the control socket may attach functions.
+        let mut needs_opener = self.control_socket.is_some();
+        needs.character_devices = needs_opener;
+        for spec in &self.devices {
+            let Model::Host(_, source) = &spec.model else { continue };
+            needs_opener = true;
+            match source {
+                Some(DeviceSource::Socket(path)) => needs.socket(path),
+                Some(DeviceSource::CharacterDevice(path)) => {
+                    needs.socket(path);
+                    needs.character_devices = true;
+                }
+                Some(DeviceSource::Process(_) | DeviceSource::PidFile(_)) | None => {}
+            }
+        }
+        let opener = needs_opener.then(Opener::start).transpose().map_err(Error::Opener)?;
+        let confinement = sandbox::confine(&needs)?;
+        info!("confined: {confinement}");
+        for missing in confinement.missing() {
+            warn!("this kernel has no {missing}: the daemon is confined without it");
+        }
+        Ok((opener, confinement))
+    }
+
+    fn bridge(&self, admission: &Admission) -> Result<Bridge, Error> {
         let mut ids = BTreeSet::new();
         let mut names = BTreeSet::new();
         let mut functions = Vec::new();
@@ -287,7 +344,7 @@ impl DaemonArgs {
             {
                 return Err(Error::SameDevice { name: address.to_string() });
             }
-            functions.push(open_function(spec, FunctionId(id), self.allow_unsafe_interrupts)?);
+            functions.push(admission.open(spec, FunctionId(id))?);
         }
         let quota = Quota { guest: self.max_sources, function: self.max_sources_per_function };
         let bridge = Bridge::new(functions, quota).map_err(|error| match error {
@@ -297,58 +354,6 @@ impl DaemonArgs {
         allow_files_for(bridge.device().most_sources(None))?;
         Ok(bridge)
     }
-}
-
-/// Opens a function of the host, or simulates one, and finds out what the guest is to be told of it.
-pub(crate) fn open_function(
-    spec: &DeviceSpec,
-    id: FunctionId,
-    allow_unsafe_interrupts: bool,
-) -> Result<(Assigned, Box<dyn HostFunction>), Error> {
-    let host: Box<dyn HostFunction> = match &spec.model {
-        Model::Host(address, source) => {
-            let open = |source: &DeviceSource| source.open(&Host::here(), *address).map(Arc::new);
-            let vfio = source.as_ref().map(open).transpose()?;
-            Box::new(LinuxFunction::open(&Sysfs::here(), *address, vfio)?)
-        }
-        Model::Sim { name, ids, msi_count, msix_count } => {
-            Box::new(SimFunction::new(name, *ids, *msi_count, *msix_count, id.0))
-        }
-    };
-    let what = host.describe();
-    let isolated = what.isolation == Isolation::Isolated;
-    if let Isolation::Missing(reason) = what.isolation {
-        if !allow_unsafe_interrupts {
-            return Err(Error::NotIsolated { name: host.name().to_owned(), reason });
-        }
-        warn!("{} is not isolated ({reason}), and allowed to be by --allow-unsafe-interrupts", host.name());
-    }
-    let native = what.msi_count > 0 || what.msix_count > 0;
-    if !native {
-        warn!("{} has neither MSI nor MSI-X: there are no messages to tell", host.name());
-    }
-    info!(
-        "function {id}: {} [{:04x}:{:04x}], {} MSI and {} MSI-X vectors",
-        host.name(),
-        what.ids.vendor,
-        what.ids.device,
-        what.msi_count,
-        what.msix_count
-    );
-    let function = Function {
-        id,
-        flags: FunctionFlags::default()
-            .with(FunctionFlags::ISOLATED, isolated)
-            .with(FunctionFlags::STABLE, isolated)
-            .with(FunctionFlags::NATIVE, native)
-            .with(FunctionFlags::EVENT, host.interrupts().is_some()),
-        guest_address: spec.guest,
-        ids: what.ids,
-        intx_count: what.intx_count,
-        msi_count: what.msi_count,
-        msix_count: what.msix_count,
-    };
-    Ok((Assigned { function, refused: false }, host))
 }
 
 fn print_capabilities() -> io::Result<()> {

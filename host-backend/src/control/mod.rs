@@ -29,7 +29,9 @@ mod sampler;
 mod status;
 
 use crate::bridge::Bridge;
+use crate::cli::Admission;
 use crate::log::Log;
+use crate::sandbox::Confinement;
 use crate::serve::{Listening, SocketError};
 use client::serve_client;
 use operator::Operator;
@@ -87,7 +89,7 @@ pub enum ControlError {
 
 impl Control {
     /// Serves clients at `path`, which only the user of the process can connect to. To be started before a frontend is
-    /// served. Functions that clients attach may be unsafe if `allow_unsafe_interrupts`.
+    /// served. `admission` opens the functions that clients attach, and `confinement` is what they are told of it.
     ///
     /// # Errors
     /// The socket cannot be had, or the process is out of threads or descriptors.
@@ -95,15 +97,16 @@ impl Control {
         path: &Path,
         bridge: Arc<Bridge>,
         log: Log,
-        allow_unsafe_interrupts: bool,
+        admission: Admission,
+        confinement: Option<Confinement>,
     ) -> Result<Self, ControlError> {
         let socket = Listening::bind(path)?;
         let listener = socket.listener_socket()?;
         listener.set_nonblocking(true)?;
         // Functions can be attached later.
         bridge.device().expect_functions();
-        let sampler = Sampler::new(bridge.clone(), log)?;
-        let operator = Operator::new(bridge, allow_unsafe_interrupts);
+        let sampler = Sampler::new(bridge.clone(), log, confinement)?;
+        let operator = Operator::new(bridge, admission);
         let runtime =
             Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(1).build()?;
         let (stop, stopped) = oneshot::channel();

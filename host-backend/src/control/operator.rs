@@ -3,7 +3,7 @@
 
 use super::request::{Code, Refusal, Which};
 use crate::bridge::{Bridge, MembershipError};
-use crate::cli::{DeviceSpec, Model, allow_files_for, open_function};
+use crate::cli::{Admission, DeviceSpec, Model, allow_files_for};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -13,14 +13,14 @@ use virtio_irq_proto::{FunctionFlags, FunctionId};
 
 pub(super) struct Operator {
     bridge: Arc<Bridge>,
-    allow_unsafe_interrupts: bool,
+    admission: Arc<Admission>,
     /// One change at a time.
     turn: Mutex<()>,
 }
 
 impl Operator {
-    pub(super) fn new(bridge: Arc<Bridge>, allow_unsafe_interrupts: bool) -> Self {
-        Self { bridge, allow_unsafe_interrupts, turn: Mutex::new(()) }
+    pub(super) fn new(bridge: Arc<Bridge>, admission: Admission) -> Self {
+        Self { bridge, admission: Arc::new(admission), turn: Mutex::new(()) }
     }
 
     /// Opens a function and lists it to the guest.
@@ -28,8 +28,8 @@ impl Operator {
         let spec: DeviceSpec =
             device.parse().map_err(|error| Refusal::new(Code::BadArgument, format!("{device}: {error}")))?;
         let _turn = self.turn.lock().await;
-        let (bridge, unsafe_too) = (self.bridge.clone(), self.allow_unsafe_interrupts);
-        blocking(move || attach(&bridge, &spec, unsafe_too)).await
+        let (bridge, admission) = (self.bridge.clone(), self.admission.clone());
+        blocking(move || attach(&bridge, &spec, &admission)).await
     }
 
     /// Takes a function away from the guest.
@@ -76,7 +76,7 @@ impl Operator {
     }
 }
 
-fn attach(bridge: &Bridge, spec: &DeviceSpec, allow_unsafe_interrupts: bool) -> Result<Value, Refusal> {
+fn attach(bridge: &Bridge, spec: &DeviceSpec, admission: &Admission) -> Result<Value, Refusal> {
     if let Model::Host(address, _) = &spec.model {
         let name = address.to_string();
         if let Some((id, _)) = bridge.names().iter().find(|(_, other)| **other == name) {
@@ -87,8 +87,8 @@ fn attach(bridge: &Bridge, spec: &DeviceSpec, allow_unsafe_interrupts: bool) -> 
     let no_id =
         || Refusal::new(Code::Exists, "all 65536 function ids are in use until the guest resets the device");
     let id = spec.id.map(FunctionId).or_else(|| bridge.device().unused_id()).ok_or_else(no_id)?;
-    let (assigned, host) = open_function(spec, id, allow_unsafe_interrupts)
-        .map_err(|error| Refusal::new(Code::CannotOpen, error.to_string()))?;
+    let (assigned, host) =
+        admission.open(spec, id).map_err(|error| Refusal::new(Code::CannotOpen, error.to_string()))?;
     let (name, what) = (host.name().to_owned(), assigned.function);
     let sources = bridge.device().most_sources(Some(&what));
     allow_files_for(sources).map_err(|error| Refusal::new(Code::CannotOpen, error.to_string()))?;

@@ -10,6 +10,7 @@ use crate::bridge::{Bridge, Observer};
 use crate::counters::Frontend;
 use crate::device::Snapshot;
 use crate::log::Log;
+use crate::sandbox::Confinement;
 use serde_json::json;
 use std::io;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 pub(super) struct Sampler {
     bridge: Arc<Bridge>,
     log: Log,
+    confinement: Option<Confinement>,
     started: Instant,
     pub(super) clients: AtomicUsize,
     state: Mutex<State>,
@@ -47,7 +49,7 @@ struct Delta {
 
 impl Sampler {
     /// Registers with `bridge`, which is to be done once, before a frontend is served.
-    pub(super) fn new(bridge: Arc<Bridge>, log: Log) -> io::Result<Self> {
+    pub(super) fn new(bridge: Arc<Bridge>, log: Log, confinement: Option<Confinement>) -> io::Result<Self> {
         let (sender, snapshots) = mpsc::channel(1);
         // Where the channel is full there is a snapshot already that nobody took.
         let publish = move |snapshot| drop(sender.try_send(snapshot));
@@ -55,6 +57,7 @@ impl Sampler {
         Ok(Self {
             bridge,
             log,
+            confinement,
             started: Instant::now(),
             clients: AtomicUsize::new(0),
             state: Mutex::new(State { snapshots, last: None, delta: None }),
@@ -86,6 +89,7 @@ impl Sampler {
             uptime: self.started.elapsed(),
             clients: self.clients.load(Ordering::Relaxed),
             log_level: self.log.level(),
+            confinement: self.confinement,
             problems: self.log.problems(),
         };
         let sample =

@@ -5,6 +5,7 @@ use super::{CLIENTS, LINE_BYTES};
 use crate::counters::{Counts, EVENTS, REPLIES, REQUESTS};
 use crate::device::{FunctionState, Snapshot, SourceState};
 use crate::log::{LogLevel, Problem};
+use crate::sandbox::Confinement;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -28,6 +29,8 @@ pub(super) struct Surroundings {
     pub(super) uptime: Duration,
     pub(super) clients: usize,
     pub(super) log_level: LogLevel,
+    /// None unless the daemon is confined.
+    pub(super) confinement: Option<Confinement>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -95,6 +98,12 @@ fn document(
             "uptime_ms": u64::try_from(around.uptime.as_millis()).unwrap_or(u64::MAX),
             "control_clients": around.clients,
             "log_level": around.log_level.name(),
+            "sandbox": around.confinement.map(|confinement| json!({
+                "capabilities": [],
+                "no_new_privileges": true,
+                "landlock": confinement.file_system,
+                "seccomp": confinement.system_calls,
+            })),
         },
         "frontend": {
             "state": counts.frontend.name(),

@@ -7,7 +7,7 @@ mod vfio;
 
 pub(crate) use mapping::{guard_guest_memory, read_mapped};
 pub(crate) use signals::Signals;
-pub(crate) use vfio::{DeviceFile, GroupFile};
+pub(crate) use vfio::{DeviceFile, GroupFile, ioctls as vfio_ioctls};
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! VFIO's ioctls, as far as they are needed here. Structures and numbers are those of include/uapi/linux/vfio.h.
 
+use libc::c_ulong;
 use rustix::fs::{FileType, fstat};
 use std::ffi::CStr;
 use std::fs::{self, File};
@@ -20,6 +21,17 @@ ioctl_io_nr!(VFIO_DEVICE_GET_REGION_INFO, VFIO_TYPE as u32, VFIO_BASE + 8);
 ioctl_io_nr!(VFIO_DEVICE_GET_IRQ_INFO, VFIO_TYPE as u32, VFIO_BASE + 9);
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE as u32, VFIO_BASE + 10);
 
+/// The numbers of all that are used here.
+pub(crate) fn ioctls() -> [c_ulong; 5] {
+    [
+        VFIO_GROUP_GET_DEVICE_FD(),
+        VFIO_DEVICE_GET_INFO(),
+        VFIO_DEVICE_GET_REGION_INFO(),
+        VFIO_DEVICE_GET_IRQ_INFO(),
+        VFIO_DEVICE_SET_IRQS(),
+    ]
+}
+
 /// A file that is VFIO's, of a device.
 ///
 /// Descriptors come from other processes here, and an ioctl number means something else to every driver. So nothing
@@ -30,6 +42,12 @@ pub(crate) struct DeviceFile(File);
 /// A file that is VFIO's, of a group.
 #[derive(Debug)]
 pub(crate) struct GroupFile(File);
+
+impl From<DeviceFile> for OwnedFd {
+    fn from(device: DeviceFile) -> Self {
+        device.0.into()
+    }
+}
 
 impl DeviceFile {
     /// Takes over a descriptor if it is a VFIO device, opened through its group or as a character device.

@@ -101,6 +101,12 @@ fn index(irq_type: IrqType) -> u32 {
     }
 }
 
+impl From<VfioDevice> for OwnedFd {
+    fn from(device: VfioDevice) -> Self {
+        device.file.into()
+    }
+}
+
 impl VfioDevice {
     /// Takes over the descriptor of a PCI function that is open with VFIO. Which function it is, is not looked at.
     ///

@@ -31,7 +31,7 @@ mod identity;
 mod interrupts;
 mod loan;
 mod msix;
-mod process;
+pub(crate) mod process;
 mod socket;
 mod source;
 
@@ -42,13 +42,15 @@ pub use msix::MsixTable;
 pub use socket::Mailbox;
 pub use source::{Claim, ClaimError, DeviceSource, DeviceSupply, NotYet, SourceError, SupplyError};
 
+use crate::opener::Opener;
 use std::path::{Path, PathBuf};
 use virtio_irq_proto::PciAddress;
 
-/// Where the kernel's file systems are. Tests put others in their places.
+/// Where the kernel's file systems are, and who may look into other processes. Tests put others in their places.
 #[derive(Clone, Debug)]
 pub struct Host {
     root: PathBuf,
+    opener: Option<Opener>,
 }
 
 impl Host {
@@ -59,7 +61,17 @@ impl Host {
 
     /// Those under `root`.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), opener: None }
+    }
+
+    /// The same, with the VMM's descriptors taken by `opener` instead of this process.
+    #[must_use]
+    pub fn through(self, opener: Option<Opener>) -> Self {
+        Self { opener, ..self }
+    }
+
+    fn opener(&self) -> Option<&Opener> {
+        self.opener.as_ref()
     }
 
     pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {

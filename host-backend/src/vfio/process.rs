@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use virtio_irq_proto::PciAddress;
@@ -69,18 +69,35 @@ impl Process {
     }
 
     pub(super) fn claim(&self) -> Result<Claim, ClaimError> {
-        match &self.which {
-            Which::Running(process) => process.claim(&self.host, self.function),
-            Which::File(path) => {
-                let pid = read_pidfile(path)?;
-                let process = Running::open(pid).map_err(|errno| match errno {
-                    Errno::SRCH => ClaimError::NotYet(NotYet::NotRunning { pid }),
-                    errno => ClaimError::failed("watch the process of the pidfile")(errno.into()),
-                })?;
-                process.claim(&self.host, self.function)
+        match (&self.which, self.host.opener()) {
+            (Which::Running(process), None) => process.claim(&self.host, self.function),
+            (Which::File(path), None) => by_pidfile(&self.host, self.function, path),
+            (Which::Running(process), Some(opener)) => {
+                opener.claim_of(self.function, process.pid, process.pidfd.as_fd())
             }
+            (Which::File(path), Some(opener)) => opener.claim_by_file(self.function, path),
         }
     }
+}
+
+/// The device of `function` out of the process of `pidfd`, which had the number `pid` when that was opened.
+pub(crate) fn out_of(
+    host: &Host,
+    function: PciAddress,
+    pid: u32,
+    pidfd: OwnedFd,
+) -> Result<Claim, ClaimError> {
+    Running { pid, pidfd }.claim(host, function)
+}
+
+/// The device of `function` out of the process whose number is in the file now.
+pub(crate) fn by_pidfile(host: &Host, function: PciAddress, path: &Path) -> Result<Claim, ClaimError> {
+    let pid = read_pidfile(path)?;
+    let process = Running::open(pid).map_err(|errno| match errno {
+        Errno::SRCH => ClaimError::NotYet(NotYet::NotRunning { pid }),
+        errno => ClaimError::failed("watch the process of the pidfile")(errno.into()),
+    })?;
+    process.claim(host, function)
 }
 
 impl Running {

@@ -130,6 +130,9 @@ pub enum ClaimError {
     Denied { pid: u32, operation: &'static str, source: io::Error },
     #[error("cannot {operation}: {source}")]
     Failed { operation: &'static str, source: io::Error },
+    /// Any of these, as the opener says it.
+    #[error("{text}")]
+    Opener { text: String },
 }
 
 /// What has to happen first. Asking again later is all there is to do.
@@ -148,6 +151,9 @@ pub enum NotYet {
     NotBorrowed { path: PathBuf },
     #[error("the VMM did not bind it to an IOMMUFD")]
     NotBound,
+    /// Any of these, as the opener says it.
+    #[error("{text}")]
+    Opener { text: String },
 }
 
 impl DeviceSource {
@@ -186,7 +192,7 @@ impl ClaimError {
         matches!(self, Self::NotYet(_))
     }
 
-    pub(super) fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Failed { operation, source }
     }
 }

@@ -66,10 +66,11 @@ fn head(status: &Value, rates: &Value) -> String {
     let refused = sum(&counts["replies"]).saturating_sub(counts["replies"]["ok"].as_u64().unwrap_or(0));
     let uptime = Duration::from_millis(daemon["uptime_ms"].as_u64().unwrap_or(0));
     let mut text = format!(
-        "vhost-device-irq {}, process {}, running for {}, log level {}\n",
+        "vhost-device-irq {}, process {}, running for {}, {}, log level {}\n",
         word(&daemon["version"]),
         word(&daemon["pid"]),
         lasting(uptime),
+        if daemon["sandbox"].is_null() { "not confined" } else { "confined" },
         word(&daemon["log_level"]),
     );
     let draining = if status["draining"] == true { ", draining: no further sources" } else { "" };

@@ -3,7 +3,7 @@
 
 use super::OpenError;
 use super::capability::{CONFIG_SIZE, MsiBlock, MsiCapability, MsixCapability, Snapshot};
-use super::sysfs::Function;
+use super::sysfs::{Function, Sysfs};
 use crate::host::HostError;
 use std::fs::File;
 use std::io;
@@ -20,11 +20,11 @@ pub(super) struct ConfigFile(File);
 const READINGS: usize = 8;
 
 impl ConfigFile {
-    pub(super) fn open(function: &Function) -> Result<Self, OpenError> {
-        let path = function.path().join("config");
-        File::open(&path).map(Self).map_err(|source| OpenError::Read {
-            address: function.address(),
-            path,
+    pub(super) fn open(sysfs: &Sysfs, function: &Function) -> Result<Self, OpenError> {
+        let address = function.address();
+        sysfs.open_config(address).map(Self).map_err(|source| OpenError::Read {
+            address,
+            path: function.path().join("config"),
             source,
         })
     }

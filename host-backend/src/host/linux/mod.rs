@@ -95,7 +95,7 @@ impl LinuxFunction {
     ) -> Result<Self, OpenError> {
         let function = sysfs.function(address)?;
         function.require_vfio_driver()?;
-        let config = ConfigFile::open(&function)?;
+        let config = ConfigFile::open(sysfs, &function)?;
         let snapshot = config.snapshot(&function)?;
         let capabilities = Capabilities::find(&snapshot);
         let description = Description {

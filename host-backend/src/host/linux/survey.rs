@@ -67,7 +67,7 @@ impl Survey {
             ids: function.ids()?,
             driver: function.link_name("driver")?,
             isolation: isolation::of(sysfs, &function),
-            registry: Registry::read(&function, vfio),
+            registry: Registry::read(sysfs, &function, vfio),
         };
         // Whatever was found is worth nothing if the function left during it.
         sysfs.function(address)?;
@@ -81,8 +81,8 @@ impl Survey {
 }
 
 impl Registry {
-    fn read(function: &Function, vfio: Option<Arc<DeviceSupply>>) -> Result<Self, OpenError> {
-        let config = ConfigFile::open(function)?;
+    fn read(sysfs: &Sysfs, function: &Function, vfio: Option<Arc<DeviceSupply>>) -> Result<Self, OpenError> {
+        let config = ConfigFile::open(sysfs, function)?;
         let snapshot = config.snapshot(function)?;
         let capabilities = Capabilities::find(&snapshot);
         let registers = Registers::new(config, capabilities, function, vfio);

@@ -2,16 +2,18 @@
 //! Where sysfs keeps what.
 
 use super::OpenError;
-use std::fs;
+use crate::opener::Opener;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use virtio_irq_proto::{PciAddress, PciIds};
 
-/// A mounted sysfs, and the architecture that it is of.
+/// A mounted sysfs, the architecture that it is of, and who may open what in it.
 #[derive(Clone, Debug)]
 pub struct Sysfs {
     root: PathBuf,
     platform: Platform,
+    opener: Option<Opener>,
 }
 
 /// Architectures that differ in what isolates interrupts.
@@ -51,7 +53,28 @@ impl Sysfs {
 
     /// The one under `root`, which may be a copy of another machine's.
     pub fn at(root: impl Into<PathBuf>, platform: Platform) -> Self {
-        Self { root: root.into(), platform }
+        Self { root: root.into(), platform, opener: None }
+    }
+
+    /// The same, with configuration spaces opened by `opener` instead of this process.
+    #[must_use]
+    pub fn through(self, opener: Option<Opener>) -> Self {
+        Self { opener, ..self }
+    }
+
+    /// A function's configuration space.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn open_config(&self, address: PciAddress) -> io::Result<File> {
+        match &self.opener {
+            Some(opener) => opener.config(address),
+            None => File::open(self.path_of(address).join("config")),
+        }
+    }
+
+    fn path_of(&self, address: PciAddress) -> PathBuf {
+        self.root.join("bus/pci/devices").join(address.to_string())
     }
 
     pub(crate) fn platform(&self) -> Platform {
@@ -63,7 +86,7 @@ impl Sysfs {
     }
 
     pub(super) fn function(&self, address: PciAddress) -> Result<Function, OpenError> {
-        let path = self.root.join("bus/pci/devices").join(address.to_string());
+        let path = self.path_of(address);
         match fs::metadata(&path) {
             Ok(_) => Ok(Function { address, path }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::NotFound { address }),
