@@ -19,6 +19,7 @@ pub mod log;
 pub mod lookout;
 pub mod opener;
 mod printable;
+pub mod qmp;
 mod rate;
 pub mod sandbox;
 pub mod serve;

@@ -65,6 +65,9 @@ const WRITE_TIME: Duration = Duration::from_secs(5);
 /// How long to wait after the process ran out of descriptors.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// How long the thread for what takes its time waits for more of it.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// How long an operation that is under way may go on when the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -107,8 +110,9 @@ impl Control {
         bridge.device().expect_functions();
         let sampler = Sampler::new(bridge.clone(), log, confinement)?;
         let operator = Operator::new(bridge, admission);
-        let runtime =
-            Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(1).build()?;
+        let mut runtime = Builder::new_current_thread();
+        runtime.enable_io().enable_time().max_blocking_threads(1).thread_keep_alive(IDLE);
+        let runtime = runtime.build()?;
         let (stop, stopped) = oneshot::channel();
         info!("control socket at {socket}");
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {

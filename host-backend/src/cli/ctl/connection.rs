@@ -3,6 +3,7 @@
 
 use crate::control::VERSION;
 use crate::printable::printable;
+use crate::qmp::QmpError;
 use serde_json::{Map, Value};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -47,6 +48,12 @@ pub enum CtlError {
         "what listens at {} is no control socket of vhost-device-irq: {what}; say with --socket where it is", path.display()
     )]
     Protocol { path: PathBuf, what: String },
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+    #[error(
+        "QEMU at {} has no function assigned to its guest: start it with -device vfio-pci,host=ADDRESS", path.display()
+    )]
+    NothingAssigned { path: PathBuf },
     #[error("{message}")]
     Refused { code: String, message: String },
     #[error("cannot write to standard output: {0}")]

@@ -9,12 +9,13 @@ pub use connection::CtlError;
 
 use crate::control::patch;
 use crate::log::LogLevel;
+use crate::qmp;
 use clap::{Args, Subcommand};
 use connection::Connection;
 use serde_json::{Map, Value, json};
 use show::Order;
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 /// Options of `vhost-device-irq ctl`.
@@ -45,6 +46,9 @@ Examples:
   Give a running guest a function that was hot-plugged into it at 00:07.0, and take it away before it is unplugged:
     vhost-device-irq ctl attach 0000:03:00.0,guest=00:07.0
     vhost-device-irq ctl detach 0000:03:00.0
+
+  The same for all functions that a QEMU was started with, which says where they are and who it is:
+    vhost-device-irq ctl attach --qmp /run/qmp.sock
 
   Let the guest run out of sources, and wait for that:
     vhost-device-irq ctl drain --wait
@@ -98,8 +102,13 @@ enum Command {
     /// Give the guest another function. Its driver finds it when it looks at the list of functions the next time
     Attach {
         /// The function, as --device of the daemon has it
-        #[arg(value_name = "SPEC")]
-        device: String,
+        #[arg(value_name = "SPEC", required_unless_present = "qmp")]
+        device: Option<String>,
+
+        /// All functions that are assigned to the guest of the QEMU whose QMP socket this is, with what QEMU says of them: where
+        /// the guest sees them, and the process to have their VFIO devices from
+        #[arg(long, value_name = "PATH", conflicts_with = "device")]
+        qmp: Option<PathBuf>,
     },
 
     /// Take a function away from the guest, with all sources of it. Its driver is told
@@ -149,9 +158,18 @@ impl CtlArgs {
                 self.print(&answer, text)
             }
             Command::Watch { interval, count } => self.watch(&mut daemon, *interval, *count),
-            Command::Attach { device } => {
-                let answer = daemon.ask("attach", json!({ "device": device }))?;
-                self.print(&answer, show::attached)
+            Command::Attach { device, qmp } => {
+                let specs = match qmp {
+                    Some(path) => assigned(path)?,
+                    None => device.iter().cloned().collect(),
+                };
+                // One that is refused, for being there already perhaps, keeps none of the others away.
+                let attach = |spec| {
+                    let answer = daemon.ask("attach", json!({ "device": spec }))?;
+                    self.print(&answer, show::attached)
+                };
+                let results: Vec<_> = specs.into_iter().map(attach).collect();
+                results.into_iter().collect()
             }
             Command::Detach { function } => {
                 let id = function.parse::<u16>().map_or_else(|_| json!(full_name(function)), |id| json!(id));
@@ -266,6 +284,15 @@ impl<'a> Watch<'a> {
 fn object(value: Option<&Value>) -> &Map<String, Value> {
     static NONE: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
     value.and_then(Value::as_object).unwrap_or(&NONE)
+}
+
+/// The functions that a QEMU has assigned, as `attach` takes them.
+fn assigned(path: &Path) -> Result<Vec<String>, CtlError> {
+    let vmm = qmp::ask(path)?;
+    if vmm.functions.is_empty() {
+        return Err(CtlError::NothingAssigned { path: path.to_owned() });
+    }
+    Ok(vmm.functions.iter().map(|function| function.spec(vmm.pid)).collect())
 }
 
 /// The address of a function as the daemon has it; other names as they are.
