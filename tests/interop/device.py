@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""An IRQ device with native delivery, written from spec/ alone: Python's standard library, and no code of this project.
+"""An IRQ device, written from spec/ alone: Python's standard library, and no code of this project.
 
 Usage: device.py SOCKET
 
-Listens at SOCKET for vhost-user front ends, one after another. It has two functions whose vectors are all enabled and whose messages
-never change, so it has no events.
+Listens at SOCKET for vhost-user front ends, one after another. Its functions are simulated, with all vectors enabled. What happens to them
+is said at the socket SOCKET.host, a line for each connection: "raise FUNCTION VECTOR", "move FUNCTION", "take FUNCTION",
+"fail FUNCTION" or "remove FUNCTION", as `virtio-irq-conform --help` describes them.
 """
 
 import mmap
@@ -15,21 +16,13 @@ import socket
 import struct
 import sys
 
-# Requests, statuses, feature bits, flags of descriptors
-LIST_FUNCTIONS, GET_MESSAGES = 1, 2
-OK, UNSUPPORTED, INVALID, BUFFER_TOO_SMALL, NO_FUNCTION, NO_VECTOR = range(6)
-NATIVE, INDIRECT_DESC, PROTOCOL_FEATURES, VERSION_1 = 1 << 0, 1 << 28, 1 << 30, 1 << 32
-OFFERED = NATIVE | INDIRECT_DESC | PROTOCOL_FEATURES | VERSION_1
+from irq import EVENT, NATIVE, SPACE, Device, Function
+
+# Feature bits, protocol features, flags of descriptors
+INDIRECT_DESC, PROTOCOL_FEATURES, VERSION_1 = 1 << 28, 1 << 30, 1 << 32
+OFFERED = NATIVE | EVENT | INDIRECT_DESC | PROTOCOL_FEATURES | VERSION_1
 MQ, REPLY_ACK, CONFIG = 1 << 0, 1 << 3, 1 << 9
 NEXT, WRITE, INDIRECT = 1, 2, 4
-
-MAX_VECTORS = 64
-SPACE = struct.pack("<IHHIHH", 0x51524956, 1, 0, 0, MAX_VECTORS, 0)
-# id, flags, guest address, vendor, device, subsystem vendor and device, class and revision, INTx, MSI, MSI-X
-FUNCTIONS = {
-    3: (3, 0b1111, 0x30, 0x17CB, 0x1103, 0x17CB, 0x0108, 0x02800001, 1, 32, 0),
-    9: (9, 0b1110, 0, 0x8086, 0x10C9, 0x8086, 0x0001, 0x02000001, 1, 1, 10),
-}
 
 
 class Refused(Exception):
@@ -38,52 +31,6 @@ class Refused(Exception):
 
 class Invalid(Exception):
     """A chain, or a ring, that no driver may make."""
-
-
-def answer(request, length, room, features):
-    """The reply to a request of that many bytes, with room for that many; the order of checks is the specification's."""
-    if length < 8:
-        return refusal(INVALID)
-    (kind,) = struct.unpack("<H", request[:2])
-    if kind != LIST_FUNCTIONS and not (kind == GET_MESSAGES and features & NATIVE):
-        return refusal(UNSUPPORTED)
-    if length != 16 or any(request[2:8]):
-        return refusal(INVALID)
-    if kind == LIST_FUNCTIONS:
-        return list_functions(request, room)
-    return get_messages(request, room)
-
-
-def refusal(status):
-    return struct.pack("<H6x", status)
-
-
-def list_functions(request, room):
-    start, count, reserved = struct.unpack("<HHI", request[8:16])
-    if reserved or count == 0:
-        return refusal(INVALID)
-    if room < 16 + 32 * count:
-        return refusal(BUFFER_TOO_SMALL)
-    matching = [fields for number, fields in sorted(FUNCTIONS.items()) if number >= start]
-    told = matching[:count]
-    head = struct.pack("<H6xHH4x", OK, len(told), len(matching) - len(told))
-    return head + b"".join(struct.pack("<HHIHHHHIHHH6x", *fields) for fields in told)
-
-
-def get_messages(request, room):
-    function, irq_type, reserved, first, count = struct.unpack("<HBBHH", request[8:16])
-    if reserved or count == 0 or irq_type not in (1, 2) or count > MAX_VECTORS:
-        return refusal(INVALID)
-    if room < 16 + 16 * count:
-        return refusal(BUFFER_TOO_SMALL)
-    if function not in FUNCTIONS:
-        return refusal(NO_FUNCTION)
-    if first + count > FUNCTIONS[function][8 + irq_type]:
-        return refusal(NO_VECTOR)
-    base = 0xFEE00000 + 0x400 * function
-    # One address and data that counts up for MSI, a pair of its own for each entry of MSI-X.
-    pairs = [(base, n) if irq_type == 1 else (base + 0x20 * n, 0) for n in range(first, first + count)]
-    return struct.pack("<H6xH6x", OK, count) + b"".join(struct.pack("<QII", *pair, 1) for pair in pairs)
 
 
 class Ring:
@@ -107,25 +54,38 @@ class Ring:
 class Session:
     """One front end's time with the device."""
 
-    def __init__(self, peer):
-        self.peer = peer
+    def __init__(self, peer, device):
+        self.peer, self.device = peer, device
         self.rings = [Ring(), Ring()]
         self.regions = []
-        self.features = 0
         self.acknowledges = False
 
-    def run(self):
-        while True:
-            kicks = {ring.kick: ring for ring in self.rings if ring.runs()}
-            ready, _, _ = select.select([self.peer, *kicks], [], [])
-            if self.peer in ready and not self.message():
-                return
-            for kick in ready:
-                if kick in kicks and kicks[kick].kick == kick:
-                    os.eventfd_read(kick)
-            # There is nothing to tell in queue 1.
-            if self.rings[0].runs():
-                self.work(self.rings[0])
+    def waits_for(self):
+        return [self.peer, *(ring.kick for ring in self.rings if ring.runs())]
+
+    def go_on(self, ready):
+        """Does what there is to do; False when the front end has left."""
+        for ring in self.rings:
+            if ring.runs() and ring.kick in ready:
+                os.eventfd_read(ring.kick)
+        if self.peer in ready and not self.message():
+            return False
+        requests, events = self.rings
+        if requests.runs():
+            if self.device.stopped:
+                self.device.stopped = False
+                if requests.next == 0 and (events.parts is None or events.next == 0):
+                    self.device.reset()
+            self.work(requests, self.serve)
+        if events.runs() and not self.device.stopped:
+            self.work(events, self.report)
+        return True
+
+    def leave(self):
+        for ring in self.rings:
+            ring.stop()
+        self.peer.close()
+        self.device.reset()
 
     # Messages
 
@@ -188,7 +148,7 @@ class Session:
     def set_features(self, features):
         if features & ~OFFERED:
             raise Refused(features)
-        self.features = features
+        self.device.features = features
 
     def set_protocol_features(self, features):
         self.acknowledges = bool(features & REPLY_ACK)
@@ -224,6 +184,9 @@ class Session:
     def get_base(self, index, _value):
         ring = self.ring(index)
         ring.stop()
+        if index == 0:
+            self.device.stopped = True
+            self.device.revoke(self.device.sources.values())
         return struct.pack("=II", index, ring.next)
 
     # Memory
@@ -251,25 +214,28 @@ class Session:
 
     # Rings
 
-    def work(self, ring):
-        """Answers what is available. A ring that breaks the rules is left alone until it is set up again."""
+    def work(self, ring, serve):
+        """Returns chains as long as there are some. A ring that breaks the rules is left alone until it is set up again."""
         try:
-            while self.work_one(ring):
+            while self.work_one(ring, serve):
                 pass
         except Invalid:
             ring.parts = None
 
-    def work_one(self, ring):
+    def work_one(self, ring, serve):
         _, available, used = ring.parts
         (index,) = struct.unpack("<H", self.read(available + 2, 2))
         ahead = (index - ring.next) % 0x10000
-        if ahead == 0:
+        if ahead == 0 or (serve == self.report and not (self.device.events or self.device.ready)):
             return False
         (head,) = struct.unpack("<H", self.read(available + 4 + 2 * (ring.next % ring.size), 2))
         if ahead > ring.size or head >= ring.size:
             raise Invalid("an available ring that is ahead of itself")
         ring.next = (ring.next + 1) % 0x10000
-        length = self.serve(ring, head)
+        try:
+            length = serve(*self.chain(ring, head))
+        except Invalid:
+            length = 0
         self.write(used + 4 + 8 * (ring.used % ring.size), struct.pack("<II", head, length))
         ring.used = (ring.used + 1) % 0x10000
         self.write(used + 2, struct.pack("<H", ring.used))
@@ -277,12 +243,8 @@ class Session:
             os.eventfd_write(ring.call, 1)
         return True
 
-    def serve(self, ring, head):
-        """Answers one chain, and returns its used length."""
-        try:
-            readable, writable = self.chain(ring, head)
-        except Invalid:
-            return 0
+    def serve(self, readable, writable):
+        """Answers a request, and returns the used length."""
         room = sum(length for _, length in writable)
         if room < 8:
             return 0
@@ -290,12 +252,21 @@ class Session:
         for address, length in readable:
             # One byte more than the longest request tells that there is one.
             request += self.read(address, min(length, 25 - len(request)))
-        reply = answer(request, sum(length for _, length in readable), room, self.features)
-        rest = reply
-        for address, length in writable:
+        return self.scatter(writable, self.device.answer(request, sum(length for _, length in readable), room))
+
+    def report(self, readable, writable):
+        """Fills an event buffer, and returns the used length."""
+        room = sum(length for _, length in writable)
+        if any(length for _, length in readable) or room < 16:
+            return 0
+        return self.scatter(writable, self.device.next_events(room // 16))
+
+    def scatter(self, pieces, data):
+        rest = data
+        for address, length in pieces:
             self.write(address, rest[:length])
             rest = rest[length:]
-        return len(reply)
+        return len(data)
 
     def chain(self, ring, head):
         """The readable and the writable pieces of a chain."""
@@ -325,21 +296,38 @@ class Session:
         return struct.unpack("<QIHH", self.read(table + 16 * index, 16))
 
 
-def main():
+def listen(path):
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(sys.argv[1])
+    listener.bind(path)
     listener.listen()
+    return listener
+
+
+def main():
+    msi = [Function(number, (1, 32, 0), 0x30 + 8 * number) for number in (3, 4, 5, 6)]
+    msix = [Function(number, (1, 1, 10)) for number in (9, 10, 11, 12)]
+    device = Device(msi + msix)
+    front_ends, host = listen(sys.argv[1]), listen(sys.argv[1] + ".host")
     print("listening", flush=True)
+    session = None
     while True:
-        peer, _ = listener.accept()
-        session = Session(peer)
-        try:
-            session.run()
-        except ConnectionError:
-            pass
-        for ring in session.rings:
-            ring.stop()
-        peer.close()
+        ready, _, _ = select.select([host, *(session.waits_for() if session else [front_ends])], [], [])
+        if host in ready:
+            peer, _ = host.accept()
+            with peer, peer.makefile("rw") as line:
+                device.happen(*line.readline().split())
+                line.write("done\n")
+        if session is None:
+            if front_ends in ready:
+                session = Session(front_ends.accept()[0], device)
+        else:
+            try:
+                stays = session.go_on(ready)
+            except ConnectionError:
+                stays = False
+            if not stays:
+                session.leave()
+                session = None
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 //! A front end and a device that share no code with this project, written from the specification, meet the daemon, the
 //! reference driver and the checker.
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::num::NonZeroU16;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
-use virtio_irq_conform::{Nothing, PATIENCE, Verdict, check};
-use virtio_irq_proto::{FunctionId, IrqType, SourceId, VectorRange};
+use virtio_irq_conform::{Action, PATIENCE, Provoke, ProvokeError, Verdict, check};
+use virtio_irq_proto::{Allocate, Delivery, Event, FunctionId, IrqType, Layout, SourceId, VectorRange};
 use virtio_irq_tests::Daemon;
 use virtio_irq_userspace::{Driver, Options};
 
@@ -81,6 +83,18 @@ impl Foreign {
     }
 }
 
+impl Provoke for Foreign {
+    fn provoke(&self, action: Action) -> Result<(), ProvokeError> {
+        let failed = |error: io::Error| ProvokeError::Failed { action, why: error.to_string() };
+        let mut host = UnixStream::connect(self.directory.path().join("irq.sock.host")).map_err(failed)?;
+        host.write_all(format!("{action}\n").as_bytes()).map_err(failed)?;
+        let mut done = String::new();
+        host.read_to_string(&mut done).map_err(failed)?;
+        assert_eq!(done, "done\n", "{action}");
+        Ok(())
+    }
+}
+
 impl Drop for Foreign {
     fn drop(&mut self) {
         // Both fail only for a process that has ended.
@@ -94,23 +108,37 @@ fn a_device_written_from_the_text_serves_our_driver() {
     let device = Foreign::start();
     let options = Options { timeout: PATIENCE, ..Options::default() };
     let mut driver = Driver::connect(&device.socket(), options).unwrap();
-    let ids: Vec<_> = driver.functions().unwrap().iter().map(|function| function.id).collect();
-    assert_eq!(ids, [FunctionId(3), FunctionId(9)]);
+    let ids: Vec<_> = driver.functions().unwrap().iter().map(|function| function.id.0).collect();
+    assert_eq!(ids, [3, 4, 5, 6, 9, 10, 11, 12]);
     let vectors = |irq_type, first, count| VectorRange::of_messages(irq_type, first, count).unwrap();
     let messages = driver.messages(FunctionId(9), vectors(IrqType::Msix, 4, 2)).unwrap();
     let pairs: Vec<_> = messages.iter().map(|message| (message.address, message.data)).collect();
-    assert_eq!(pairs, [(0xfee0_2480, 0), (0xfee0_24a0, 0)]);
+    assert_eq!(pairs, [(0xfee2_4080, 0), (0xfee2_40a0, 0)]);
     let block = driver.block(FunctionId(3), vectors(IrqType::Msi, 0, 32)).unwrap();
-    assert_eq!((block.address, block.data), (0xfee0_0c00, 0));
+    assert_eq!((block.address, block.data), (0xfee0_c000, 0));
+    let wanted = Allocate {
+        function: FunctionId(9),
+        irq_type: IrqType::Msix,
+        layout: Layout::Any,
+        least: NonZeroU16::MIN,
+        most: NonZeroU16::MIN,
+        first: 7,
+        delivery: Delivery::Event,
+    };
+    let sources: Vec<_> = driver.allocate(wanted).unwrap().iter().map(|source| source.vector).collect();
+    assert_eq!(sources, [7]);
+    device.provoke(Action::Raise { function: 9, vector: 7 }).unwrap();
+    let events = driver.events(PATIENCE).unwrap();
+    assert_eq!(events, [Event::Interrupt { function: FunctionId(9), source: SourceId(0) }]);
     driver.reset().unwrap();
-    assert_eq!(driver.functions().unwrap().len(), 2);
+    assert_eq!(driver.functions().unwrap().len(), 8);
 }
 
 #[test]
 fn a_device_written_from_the_text_passes_the_checker() {
     let device = Foreign::start();
-    let report = check(&device.socket(), PATIENCE, &Nothing);
+    let report = check(&device.socket(), PATIENCE, &device);
     assert!(report.passed(), "{}{}", report.table(false), report.details());
     let held = report.findings.iter().filter(|found| found.verdict == Verdict::Held).count();
-    assert!(held >= 32, "{held}: {}", report.table(true));
+    assert!(held >= 67, "{held}: {}", report.table(true));
 }
