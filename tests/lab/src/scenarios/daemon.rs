@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The daemon on a host.
 
+use super::kernels::power_off;
 use super::{SOON, Stand};
 use crate::checks::{Unmet, expect};
 use crate::error::{Error, Result};
-use crate::host::{Holdings, Host, Process, payload};
+use crate::host::{Holdings, Host, Process, RunningGuest, payload};
 use crate::machine::Guest;
 use nix::libc::{SIGKILL, SIGTERM};
 use std::path::PathBuf;
@@ -69,18 +70,15 @@ impl Daemon {
         self.process.wait(LEAVE).map(drop)
     }
 
-    /// Waits until it has put the things of `frontends` frontends away, and compares what it holds with what it held before
-    /// the first.
-    pub(super) fn has_let_go(&self, host: &Host, frontends: usize) -> Result<(bool, String)> {
+    /// Waits until it has put the things of `frontends` frontends away.
+    pub(super) fn has_seen_off(&self, host: &Host, frontends: usize) -> Result<()> {
         // It says so when it is done with one.
-        if let Some(last) = frontends.checked_sub(1) {
-            host.agent().output_line_after(&self.name, last, "the frontend left", SOON)?;
+        match frontends.checked_sub(1) {
+            Some(last) => {
+                host.agent().output_line_after(&self.name, last, "the frontend left", SOON).map(drop)
+            }
+            None => Ok(()),
         }
-        let (before, after) = (self.before, self.process.holdings()?);
-        Ok((
-            after == before,
-            format!("before the first frontend {before}, after {frontends} of them {after}"),
-        ))
     }
 
     /// The check `daemon-leaks-nothing`, and its sabotage `lingering-frontend`.
@@ -90,9 +88,24 @@ impl Daemon {
             host.agent().output_line_after(&self.name, frontends, "a frontend connected", SOON)?;
         }
         stand.report.check("daemon-leaks-nothing", &self.log(), || {
-            let (equal, seen) = self.has_let_go(host, frontends)?;
-            expect(equal, seen)
+            self.has_seen_off(host, frontends)?;
+            let (before, after) = (self.before, self.process.holdings()?);
+            let seen = format!("before the first frontend {before}, after {frontends} of them {after}");
+            expect(after == before, seen)
         })
+    }
+
+    /// Switches the last guest off and ends, with the checks for both. It was the daemon's `frontends`th frontend.
+    pub(super) fn outlasts(
+        &self,
+        stand: &mut Stand<'_>,
+        host: &Host,
+        guest: RunningGuest,
+        frontends: usize,
+    ) -> Result<()> {
+        power_off(guest)?;
+        self.leaks_nothing(stand, host, frontends)?;
+        self.leaves(stand)
     }
 
     /// The check `daemon-leaves-cleanly`, and its sabotage `killed-daemon`.

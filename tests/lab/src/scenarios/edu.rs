@@ -2,6 +2,7 @@
 //! The sample driver for edu in a guest, by its sysfs attributes.
 
 use super::functions::EDU;
+use super::vectors::becoming;
 use super::{Common, Sabotage};
 use crate::agent::Agent;
 use crate::checks::{Row, Verdict, expect};
@@ -47,6 +48,21 @@ impl<'a> Edu<'a> {
         self.guest.write(&self.attribute("msi"), if enable { "1" } else { "0" })
     }
 
+    /// Whether the guest's own MSI is on.
+    pub(super) fn own_msi_enabled(&self) -> Result<bool> {
+        Ok(self.guest.read(&self.attribute("msi"))? == "1")
+    }
+
+    /// Lets virtio-irq allocate the function's vector, or frees it.
+    pub(super) fn allocate_source(&self, allocate: bool) -> Result<()> {
+        self.guest.write(&self.attribute("source"), if allocate { "1" } else { "0" })
+    }
+
+    /// Masks the function's interrupt, or unmasks it.
+    pub(super) fn mask(&self, mask: bool) -> Result<()> {
+        self.guest.write(&self.attribute("masked"), if mask { "1" } else { "0" })
+    }
+
     /// The pair in the capability as the guest sees it.
     pub(super) fn guest_pair(&self) -> Result<Pair> {
         parse(&self.guest.read(&self.attribute("guest_pair"))?)
@@ -84,6 +100,11 @@ impl<'a> Edu<'a> {
     pub(super) fn handled(&self) -> Result<u64> {
         let text = self.guest.read(&self.attribute("handled"))?;
         text.parse().map_err(|_| Error::Unexpected(format!("handled reads {text:?}")))
+    }
+
+    /// Waits until the driver's handler has run `expected` times, and returns how often it has, also when that took too long.
+    pub(super) fn handled_becoming(&self, expected: u64) -> Result<u64> {
+        becoming(expected, || self.handled())
     }
 
     fn attribute(&self, name: &str) -> String {

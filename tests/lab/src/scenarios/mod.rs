@@ -7,7 +7,10 @@ mod edu;
 mod functions;
 mod igb;
 mod kernels;
+mod sources;
 mod vectors;
+mod vtd_event_edu;
+mod vtd_event_xhci16;
 mod vtd_native_edu;
 mod vtd_native_igb;
 mod vtd_vfio_control;
@@ -23,8 +26,13 @@ use kernels::host_is_fit;
 use std::time::Duration;
 
 /// All scenarios.
-pub const ALL: &[&Scenario] =
-    &[&vtd_native_edu::SCENARIO, &vtd_native_igb::SCENARIO, &vtd_vfio_control::SCENARIO];
+pub const ALL: &[&Scenario] = &[
+    &vtd_native_edu::SCENARIO,
+    &vtd_native_igb::SCENARIO,
+    &vtd_vfio_control::SCENARIO,
+    &vtd_event_edu::SCENARIO,
+    &vtd_event_xhci16::SCENARIO,
+];
 
 /// Enough for anything that the daemon or a kernel does by itself.
 const SOON: Duration = Duration::from_secs(30);
@@ -32,6 +40,9 @@ const SOON: Duration = Duration::from_secs(30);
 /// The message of a vector that no interrupt of the host uses. QEMU's VT-d lets a message in compatibility format through to the
 /// processor, where real hardware would block it; there the kernel says that it has no handler.
 const NOBODYS_PAIR: Pair = Pair { address: 0xfee0_0000, data: 0x99 };
+
+/// What the IOMMU says of a message whose vector is not allocated any more: its entry of the table is not present.
+const FREED_MESSAGE_LOG: &str = "fault reason 0x22";
 
 /// Something that is shown on emulated machines.
 #[derive(Debug)]

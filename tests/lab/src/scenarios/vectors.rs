@@ -48,10 +48,33 @@ impl<'a> Vectors<'a> {
         self.write("enable", what)
     }
 
-    /// The vectors that it holds.
+    /// Lets virtio-irq allocate vectors: `TYPE any|contiguous LEAST MOST FIRST`.
+    pub(super) fn allocate(&self, what: &str) -> Result<()> {
+        self.write("allocate", what)
+    }
+
+    /// Frees what virtio-irq allocated: `count` vectors from `first` on.
+    pub(super) fn free(&self, first: usize, count: usize) -> Result<()> {
+        self.write("free", &format!("{first} {count}"))
+    }
+
+    /// Masks a vector, in the host too if it is a source.
+    pub(super) fn mask(&self, vector: usize) -> Result<()> {
+        self.write("mask", &vector.to_string())
+    }
+
+    /// Unmasks a vector.
+    pub(super) fn unmask(&self, vector: usize) -> Result<()> {
+        self.write("unmask", &vector.to_string())
+    }
+
+    /// The vectors that it holds, in ascending order.
     pub(super) fn held(&self) -> Result<Vec<Vector>> {
         let text = self.guest.read(&self.function.in_guest(&format!("{MODULE}/vectors")))?;
-        text.lines().map(parse).collect()
+        let mut held = text.lines().map(parse).collect::<Result<Vec<_>>>()?;
+        // The driver has them by allocation.
+        held.sort_by_key(|vector| vector.number);
+        Ok(held)
     }
 
     /// How often the handler of each ran.

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Event delivery behind an Intel IOMMU: the guest leaves MSI alone and lets virtio-irq allocate the function's vector; edu
+//! writes the message that came with it, and each interrupt comes through the event queue.
+
+use super::daemon::Daemon;
+use super::edu::{self, Edu};
+use super::functions::{EDU, guest_with};
+use super::kernels::{guest_is_well, host_is_well, power_off, start_guest};
+use super::{Common, FREED_MESSAGE_LOG, NOBODYS_PAIR, SOON, Sabotage, Scenario, Stand, text_of};
+use crate::checks::{Row, Unmet, expect};
+use crate::error::{Error, Result};
+use crate::host::{Host, RunningGuest};
+use std::time::Duration;
+
+/// The guest's modules. The client leaves MSI off.
+const MODULES: &[&str] = &["virtio_irq", "virtio_irq_edu msi=0"];
+
+/// How many interrupts are sent, and in how many at a time. edu takes a tenth of a second for each.
+const MANY: u64 = 1000;
+const SERIES: u64 = 20;
+
+/// Interrupts that are sent where they are to become one or none, or a few are enough.
+const FEW: u64 = 3;
+
+/// What vfio-pci calls the function's vector.
+const VECTOR: &str = "vfio-msi[0]";
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "vtd-event-edu",
+    summary: "virtio-irq delivers a vector of its own allocation: VT-d, SET_IRQS on the VMM's device, QEMU's edu",
+    checks: &[
+        "source-is-one-vector-of-the-host",
+        "masked-fires-once-after-unmask",
+        "freed-is-silent-and-leaves-no-vector",
+        "allocated-anew-works",
+        "vmm-that-left-leaves-no-vector",
+    ],
+    sabotages: &[
+        Sabotage {
+            name: "native-instead",
+            what: "the guest enables its own MSI instead of allocating a source",
+            fails: "source-is-one-vector-of-the-host",
+        },
+        Sabotage {
+            name: "keep-unmasked",
+            what: "the source is not masked",
+            fails: "masked-fires-once-after-unmask",
+        },
+        Sabotage {
+            name: "keep-source",
+            what: "the source is not freed",
+            fails: "freed-is-silent-and-leaves-no-vector",
+        },
+        Sabotage {
+            name: "stale-pair",
+            what: "the device is not told the new source's message but one that is nobody's",
+            fails: "allocated-anew-works",
+        },
+        Sabotage {
+            name: "vmm-stays",
+            what: "the VMM is still there when it is looked what it left",
+            fails: "vmm-that-left-leaves-no-vector",
+        },
+    ],
+    common: &[Common::GUESTS, edu::EVERY_ONE],
+    unsettled: None,
+    limit: Duration::from_secs(600),
+    run,
+};
+
+fn run(stand: &mut Stand<'_>) -> Result<()> {
+    stand.on_host(SCENARIO.name, &[EDU], play)
+}
+
+fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
+    let daemon = Daemon::start(host, "daemon", &[EDU.spec_with_vfio()])?;
+    let guest = Daemon::serve(host, guest_with(&[EDU]))?;
+    let guest = start_guest(host, "qemu", &guest, MODULES)?;
+    allocated(stand, host, &guest)?;
+    every_one_arrives(stand, host, &guest)?;
+    masked(stand, host, &guest)?;
+    freed(stand, host, &guest)?;
+    anew(stand, host, &guest)?;
+    guest_is_well(stand, &guest, 1)?;
+    gone(stand, host, &daemon, guest)?;
+    daemon.leaks_nothing(stand, host, 1)?;
+    daemon.leaves(stand)?;
+    host_is_well(stand, host, Some(FREED_MESSAGE_LOG))
+}
+
+/// The host has one vector of the function, which is the daemon's, and the guest is told the message that is programmed.
+fn allocated(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
+    let edu = Edu::new(guest.agent());
+    let native = stand.sabotaged("native-instead");
+    stand.report.check("source-is-one-vector-of-the-host", &guest.agent().kernel_log(), || {
+        let before = host.vfio_requested(EDU.host)?;
+        if native {
+            edu.enable_msi(true)?;
+        } else {
+            edu.allocate_source(true)?;
+        }
+        let own = edu.own_msi_enabled()?;
+        let told = edu.program("host")?;
+        let there = host.msi(EDU.host)?;
+        let requested = host.vfio_requested(EDU.host)?;
+        let names: Vec<_> = requested.iter().map(|it| it.name.as_str()).collect();
+        let seen = format!(
+            "before {} MSI vectors; then {names:?}, told {told}, the host's configuration space has {}; the guest's own MSI is {}",
+            before.iter().filter(|it| it.name == VECTOR).count(),
+            there.pair,
+            if own { "on" } else { "off" },
+        );
+        expect(!own && names == [VECTOR] && there.enabled && told == there.pair, seen)
+    })
+}
+
+fn every_one_arrives(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
+    let edu = Edu::new(guest.agent());
+    let (less, more) = (stand.sabotaged("lost-interrupt"), stand.sabotaged("doubled-interrupt"));
+    let many = SERIES * stand.times("each-interrupt-runs-the-handler-once", MANY / SERIES);
+    let (mut sent, mut handled) = (0, 0);
+    stand.report.check("each-interrupt-runs-the-handler-once", &guest.agent().kernel_log(), || {
+        let before = host.vfio_interrupts(EDU.host)?;
+        for series in 0..many / SERIES {
+            let change = u64::from(series == 0);
+            let count = SERIES + change * u64::from(more) - change * u64::from(less);
+            let arrived = edu.fire(count)?;
+            sent += count;
+            handled += arrived;
+            if arrived != SERIES {
+                return Err(Unmet::Seen(format!(
+                    "handler ran {arrived} times in a series, {SERIES} expected"
+                )));
+            }
+        }
+        let there = host.vfio_interrupts(EDU.host)? - before;
+        let seen = format!("written {sent} times; handler ran {handled}, host {there}; {many} expected");
+        expect(handled == many && there == many, seen)
+    })?;
+    stand.report.row(Row {
+        situation: "delivered by virtio-irq".into(),
+        function: EDU.guest.into(),
+        vector: "MSI 0".into(),
+        guest_pair: "-".into(),
+        host_pair: host.msi(EDU.host)?.pair.to_string(),
+        written: edu.programmed()?.to_string(),
+        sent,
+        handled,
+        outcome: Row::outcome(sent, handled),
+    });
+    Ok(())
+}
+
+/// However often it fires, and the host sees it each time.
+fn masked(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
+    let edu = Edu::new(guest.agent());
+    let keep = stand.sabotaged("keep-unmasked");
+    stand.report.check("masked-fires-once-after-unmask", &guest.agent().kernel_log(), || {
+        let (handled, there) = (edu.handled()?, host.vfio_interrupts(EDU.host)?);
+        if !keep {
+            edu.mask(true)?;
+        }
+        let meanwhile = edu.fire(FEW)?;
+        edu.mask(false)?;
+        let after = edu.handled_becoming(handled + 1)? - handled;
+        // One that came too much would come before this.
+        let last = edu.fire(1)?;
+        let there = host.vfio_interrupts(EDU.host)? - there;
+        let seen = format!(
+            "written {FEW} times while masked: handler ran {meanwhile}; unmasked: {after}; written again: {last}; host {there}"
+        );
+        expect((meanwhile, after, last, there) == (0, 1, 1, FEW + 1), seen)
+    })
+}
+
+fn freed(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
+    let edu = Edu::new(guest.agent());
+    let keep = stand.sabotaged("keep-source");
+    stand.report.check("freed-is-silent-and-leaves-no-vector", &guest.agent().kernel_log(), || {
+        if !keep {
+            edu.allocate_source(false)?;
+        }
+        let mark = host.agent().kernel_mark();
+        let handled = edu.fire(FEW)?;
+        let requested = host.vfio_requested(EDU.host)?;
+        let names: Vec<_> = requested.iter().map(|it| it.name.as_str()).collect();
+        let enabled = host.msi(EDU.host)?.enabled;
+        let blocked = match host.agent().kernel_line(mark, FREED_MESSAGE_LOG, SOON) {
+            Ok(line) => Some(line),
+            Err(Error::Late { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let seen = format!(
+            "its message written {FEW} times: handler ran {handled}; host: {}; its /proc/interrupts has {names:?}, MSI is {}",
+            blocked.as_deref().map_or("no fault", text_of),
+            if enabled { "on" } else { "off" }
+        );
+        expect(handled == 0 && blocked.is_some() && !names.contains(&VECTOR) && !enabled, seen)
+    })
+}
+
+fn anew(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
+    let edu = Edu::new(guest.agent());
+    let program = if stand.sabotaged("stale-pair") { NOBODYS_PAIR.to_string() } else { "host".into() };
+    stand.report.check("allocated-anew-works", &guest.agent().kernel_log(), || {
+        edu.allocate_source(true)?;
+        let pair = edu.program(&program)?;
+        let handled = edu.fire(FEW)?;
+        let there = host.msi(EDU.host)?.pair;
+        let seen = format!("{pair} written {FEW} times, the host has {there}; handler ran {handled}");
+        expect(handled == FEW && pair == there, seen)
+    })
+}
+
+/// The guest is switched off with its source allocated.
+fn gone(stand: &mut Stand<'_>, host: &Host, daemon: &Daemon, guest: RunningGuest) -> Result<()> {
+    let stays = stand.sabotaged("vmm-stays");
+    let guest = if stays {
+        Some(guest)
+    } else {
+        power_off(guest)?;
+        None
+    };
+    stand.report.check("vmm-that-left-leaves-no-vector", &daemon.log(), || {
+        if !stays {
+            daemon.has_seen_off(host, 1)?;
+        }
+        let requested = host.vfio_requested(EDU.host)?;
+        let seen = format!(
+            "the host's /proc/interrupts has {:?}",
+            requested.iter().map(|it| &it.name).collect::<Vec<_>>()
+        );
+        expect(requested.is_empty(), seen)
+    })?;
+    guest.map_or(Ok(()), power_off)
+}
