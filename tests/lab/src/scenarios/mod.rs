@@ -10,6 +10,7 @@ mod kernels;
 mod sources;
 mod vectors;
 mod vtd_event_edu;
+mod vtd_event_igb;
 mod vtd_event_xhci16;
 mod vtd_native_edu;
 mod vtd_native_igb;
@@ -32,6 +33,7 @@ pub const ALL: &[&Scenario] = &[
     &vtd_vfio_control::SCENARIO,
     &vtd_event_edu::SCENARIO,
     &vtd_event_xhci16::SCENARIO,
+    &vtd_event_igb::SCENARIO,
 ];
 
 /// Enough for anything that the daemon or a kernel does by itself.
