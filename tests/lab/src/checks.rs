@@ -24,6 +24,16 @@ impl From<Error> for Unmet {
     }
 }
 
+impl Unmet {
+    /// The same, of which is said when it was seen.
+    pub(crate) fn during(self, when: &str) -> Self {
+        match self {
+            Self::Seen(seen) => Self::Seen(format!("{when}: {seen}")),
+            broken @ Self::Broken(_) => broken,
+        }
+    }
+}
+
 /// A verdict from a condition and what was seen.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ use crate::modules;
 use crate::monitor::Monitor;
 use crate::program::bound;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc::SIGKILL;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -296,6 +297,20 @@ impl RunningGuest {
     /// If QEMU does not end.
     pub fn power_off(self) -> Result<End> {
         self.agent.tell(Operation::PowerOff)?;
+        self.ends("switching off")
+    }
+
+    /// Kills QEMU, without a word to the guest, and waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// If QEMU does not end.
+    pub fn kill(self) -> Result<End> {
+        self.qemu.signal(SIGKILL)?;
+        self.ends("killing QEMU")
+    }
+
+    fn ends(self, what: &str) -> Result<End> {
         match self.qemu.wait(STOP)? {
             Some(end) => {
                 // It has seen the same end, and must not speak of it to the next guest.
@@ -303,7 +318,7 @@ impl RunningGuest {
                 Ok(end)
             }
             None => {
-                let (what, log) = ("switching off".to_owned(), self.qemu.log());
+                let (what, log) = (what.to_owned(), self.qemu.log());
                 let machine = self.agent.machine().to_owned();
                 Err(Error::Late { machine, what, seconds: STOP.as_secs(), log })
             }

@@ -58,6 +58,15 @@ pub(super) fn load(guest: &RunningGuest, modules: &[&str]) -> Result<()> {
     modules.iter().try_for_each(load)
 }
 
+/// Unloads modules that [`load`] loaded, the last first.
+pub(super) fn unload(guest: &RunningGuest, modules: &[&str]) -> Result<()> {
+    let unload = |module: &&str| {
+        let name = module.split(' ').next().unwrap_or(module).to_owned();
+        guest.agent().perform(Operation::UnloadModule { name })
+    };
+    modules.iter().rev().try_for_each(unload)
+}
+
 /// A guest's virtio-irq driver, and the device that it has.
 pub(super) struct Driver<'a> {
     guest: &'a Agent,

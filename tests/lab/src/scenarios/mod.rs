@@ -11,6 +11,7 @@ mod sources;
 mod vectors;
 mod vtd_event_edu;
 mod vtd_event_igb;
+mod vtd_event_lifecycle;
 mod vtd_event_xhci16;
 mod vtd_native_edu;
 mod vtd_native_igb;
@@ -34,6 +35,7 @@ pub const ALL: &[&Scenario] = &[
     &vtd_event_edu::SCENARIO,
     &vtd_event_xhci16::SCENARIO,
     &vtd_event_igb::SCENARIO,
+    &vtd_event_lifecycle::SCENARIO,
 ];
 
 /// Enough for anything that the daemon or a kernel does by itself.
