@@ -35,6 +35,6 @@ pub(crate) fn borrow<T: AsRawFd>(owner: &T) -> BorrowedFd<'_> {
 /// Closes a descriptor that a library let go of without closing it.
 pub(crate) fn close_abandoned(number: RawFd) {
     // SAFETY: the caller's library gave up the ownership of the number with `into_raw_fd` and keeps it nowhere but in
-    // an epoll instance that is closed by now, so this is the only owner.
+    // an epoll instance, which owns nothing, so this is the only owner.
     drop(unsafe { OwnedFd::from_raw_fd(number) });
 }

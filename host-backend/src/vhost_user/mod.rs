@@ -16,7 +16,7 @@ use chain::{Broken, Buffers, Chain};
 use interrupts::Turn;
 use ring::Memory;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -61,6 +61,8 @@ pub struct Session {
     memory: Memory,
     /// As the library hands them to the worker.
     rings: OnceLock<[Ring; 2]>,
+    /// What the worker waits at.
+    epoll: OnceLock<OwnedFd>,
     turn: Turn,
     /// The thread of [`interrupts`], and that it is to end.
     interrupts: Mutex<Option<JoinHandle<()>>>,
@@ -110,6 +112,7 @@ impl Session {
             bridge,
             memory: memory.clone(),
             rings: OnceLock::new(),
+            epoll: OnceLock::new(),
             turn: Turn::default(),
             interrupts: Mutex::default(),
             ending: AtomicBool::new(false),
@@ -123,6 +126,8 @@ impl Session {
         let daemon = VhostUserDaemon::new("frontend".to_owned(), session.clone(), memory)
             .map_err(|error| io::Error::other(error.to_string()))?;
         for worker in daemon.get_epoll_handlers() {
+            // There is one worker.
+            let _ = session.epoll.set(sys::borrow(worker.as_ref()).try_clone_to_owned()?);
             worker.register_listener(session.again.as_raw_fd(), EventSet::IN, u64::from(AGAIN))?;
             let lookout = session.bridge.lookout().as_fd().as_raw_fd();
             worker.register_listener(lookout, EventSet::IN, u64::from(LOOKOUT))?;
@@ -379,6 +384,9 @@ impl VhostUserBackend for Session {
     ) -> io::Result<()> {
         let [requests, events] = vrings else { return Ok(()) };
         self.rings.get_or_init(|| [requests.clone(), events.clone()]);
+        if let (Some(ring), Some(epoll)) = (vrings.get(usize::from(device_event)), self.epoll.get()) {
+            ring.watch_edges(epoll.as_fd(), device_event);
+        }
         match device_event {
             AGAIN => drop(self.again.read()),
             DOORBELL => self.bridge.show(),

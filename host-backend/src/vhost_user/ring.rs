@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A vring that survives what a guest or a frontend sets it up with.
 
+use crate::sys::borrow;
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
@@ -26,6 +29,8 @@ pub struct Ring {
     faulty: Arc<AtomicBool>,
     /// A notification came up while there was nothing to notify with.
     owed: Arc<AtomicBool>,
+    /// The worker hears of each kick once, whether or not its eventfd is read. Becomes true under the lock of the ring.
+    edges: Arc<AtomicBool>,
 }
 
 impl Ring {
@@ -64,6 +69,21 @@ impl Ring {
         let _ = state.signal_used_queue();
     }
 
+    /// Has the worker, which waits at `epoll`, watch the kicks of this queue edge-triggered from now on. The library watches
+    /// them level-triggered, so that each costs a read. What was kicked before is told once more.
+    pub(super) fn watch_edges(&self, epoll: BorrowedFd<'_>, queue: u16) {
+        if self.edges.load(Ordering::Relaxed) {
+            return;
+        }
+        // The library registers an eventfd anew only after it has taken this lock, and set the flag back.
+        let state = self.inner.get_mut();
+        let Some(kick) = state.get_kick().as_ref().filter(|_| state.is_enabled()) else { return };
+        let flags = EventFlags::IN | EventFlags::ET;
+        // It fails for one that is not registered.
+        let watched = epoll::modify(epoll, borrow(kick), EventData::new_u64(queue.into()), flags);
+        self.edges.store(watched.is_ok(), Ordering::Relaxed);
+    }
+
     fn check<T>(&self, result: Result<T, QueueError>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
@@ -95,6 +115,7 @@ impl VringT<Memory> for Ring {
             inner: VringMutex::new(mem, max_queue_size)?,
             faulty: Arc::default(),
             owed: Arc::default(),
+            edges: Arc::default(),
         })
     }
 
@@ -126,8 +147,11 @@ impl VringT<Memory> for Ring {
         self.inner.needs_notification()
     }
 
+    /// The library registers the kick's eventfd, or takes it away, after this.
     fn set_enabled(&self, enabled: bool) {
-        self.inner.set_enabled(enabled);
+        let mut state = self.inner.get_mut();
+        state.set_enabled(enabled);
+        self.edges.store(false, Ordering::Relaxed);
     }
 
     /// Addresses come from the guest's driver.
@@ -165,21 +189,24 @@ impl VringT<Memory> for Ring {
     /// GET_VRING_BASE takes the ring down: the next set-up starts afresh.
     fn set_queue_ready(&self, ready: bool) {
         self.inner.set_queue_ready(ready);
+        self.edges.store(false, Ordering::Relaxed);
         if !ready {
             self.faulty.store(false, Ordering::Relaxed);
             self.owed.store(false, Ordering::Relaxed);
         }
     }
 
+    /// As with [`Ring::set_enabled`], registering comes after.
     fn set_kick(&self, file: Option<File>) {
         self.inner.set_kick(file.and_then(|file| usable_event(file).ok()));
+        self.edges.store(false, Ordering::Relaxed);
     }
 
     /// Says whether the ring is enabled. That the kick cannot be read is no reason to end the worker: an event that
     /// somebody else consumed is no event.
     fn read_kick(&self) -> io::Result<bool> {
         let state = self.inner.get_ref();
-        if let Some(kick) = state.get_kick() {
+        if let Some(kick) = state.get_kick().as_ref().filter(|_| !self.edges.load(Ordering::Relaxed)) {
             let _ = kick.consume();
         }
         Ok(state.is_enabled())
