@@ -26,6 +26,7 @@
 )]
 
 mod allocation;
+mod change;
 mod device;
 mod events;
 mod fetch;
@@ -33,11 +34,12 @@ mod find;
 mod sources;
 
 pub use allocation::Allocation;
+pub use change::{Change, Effect};
 pub use device::{Device, ProbeError};
 pub use events::events;
 pub use fetch::{Block, Fetch, NotContiguous};
 pub use find::{Find, FindError, LIST_PAGE, Target};
-pub use sources::{Given, NotHeld, Slot, Sources, Verdict, ranges};
+pub use sources::{NotHeld, Slot, Sources, Verdict, ranges};
 
 /// What an operation needs after a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

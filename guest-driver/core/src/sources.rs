@@ -5,10 +5,10 @@
 //! decided here, for the kernel and for userspace alike: which events are those of a source, and when a driver has to
 //! look at a queue before it goes on.
 
-use crate::Allocation;
+use crate::{Allocation, Effect};
 use core::fmt;
 use core::num::NonZeroU16;
-use virtio_irq_proto::{Event, FunctionId, IrqType, ReplyError, Source, SourceId, SourceRange, VectorRange};
+use virtio_irq_proto::{Event, FunctionId, IrqType, ReplyError, SourceId, SourceRange, VectorRange};
 
 /// Room for one source in the table of [`Sources`]. A default one is free.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,16 +57,6 @@ pub enum Verdict {
     Nothing,
 }
 
-/// Something that an allocation brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Given {
-    /// A source, held from now on.
-    Source(Source),
-    /// This function is gone, since the device gave away the id of a source of it: its FUNCTION_GONE is on the way.
-    /// None of its sources is held any more.
-    Gone(FunctionId),
-}
-
 /// The driver does not hold all of these sources, or is freeing some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotHeld(pub SourceRange);
@@ -93,7 +83,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Sources<S> {
         self.stale
     }
 
-    /// Every event buffer that the device had returned when this driver last [freed](Sources::freed) something was
+    /// Every event buffer that the device had returned when this driver last freed something was
     /// processed.
     pub fn drained(&mut self) {
         self.stale = false;
@@ -106,11 +96,11 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Sources<S> {
     /// Those of [`Allocation::reply`]; [`ReplyError::Malformed`] also for an id that the driver holds already. After a
     /// malformed reply the device can hold sources for this driver that it does not know of: reset the function, or the
     /// device (IRQ-DRV-44).
-    pub fn allocated(
+    pub(crate) fn allocated(
         &mut self,
         allocation: &Allocation,
         used: &[u8],
-        mut sink: impl FnMut(Given),
+        mut sink: impl FnMut(Effect),
     ) -> Result<(), ReplyError> {
         let request = allocation.request();
         let mut fits = true;
@@ -128,7 +118,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Sources<S> {
             let former = self.held(source.id).map(|held| held.function);
             if let Some(function) = former {
                 self.end(function);
-                sink(Given::Gone(function));
+                sink(Effect::Gone(function));
             }
             if let Some(slot) = self.slots.as_mut().get_mut(index(source.id)) {
                 slot.0 = Some(Held {
@@ -140,7 +130,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Sources<S> {
                     leaving: false,
                 });
             }
-            sink(Given::Source(source));
+            sink(Effect::Given(source));
         })
     }
 
@@ -209,7 +199,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Sources<S> {
 
     /// The device refused to unmask these sources, with another status than `NO_SOURCE`: that concerns pins, and the
     /// others are unmasked (IRQ-DEV-71). As [`Sources::unmasked`] for these.
-    pub fn unmasked_but_pins(&mut self, sources: SourceRange, mut fired: impl FnMut(SourceId)) {
+    pub(crate) fn unmasked_but_pins(&mut self, sources: SourceRange, mut fired: impl FnMut(SourceId)) {
         self.each(sources, |source, held| {
             held.masked &= held.level;
             if !held.masked && core::mem::take(&mut held.kept) {
@@ -222,19 +212,19 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Sources<S> {
     ///
     /// # Errors
     /// The request is not to be sent. Nothing changed.
-    pub fn leave(&mut self, sources: SourceRange) -> Result<(), NotHeld> {
+    pub(crate) fn leave(&mut self, sources: SourceRange) -> Result<(), NotHeld> {
         self.require(sources)?;
         self.each(sources, |_, held| held.leaving = true);
         Ok(())
     }
 
     /// The device refused to free these sources.
-    pub fn stay(&mut self, sources: SourceRange) {
+    pub(crate) fn stay(&mut self, sources: SourceRange) {
         self.each(sources, |_, held| held.leaving = false);
     }
 
     /// The device freed these sources: they are not held any more.
-    pub fn freed(&mut self, sources: SourceRange) {
+    pub(crate) fn freed(&mut self, sources: SourceRange) {
         for id in ids(sources) {
             if let Some(slot) = self.slots.as_mut().get_mut(index(id)) {
                 *slot = Slot::default();
@@ -244,7 +234,7 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Sources<S> {
     }
 
     /// The device freed all sources of a function: none of them is held any more.
-    pub fn freed_function(&mut self, function: FunctionId) {
+    pub(crate) fn freed_function(&mut self, function: FunctionId) {
         self.end(function);
         self.stale = true;
     }
@@ -258,6 +248,16 @@ impl<S: AsRef<[Slot]> + AsMut<[Slot]>> Sources<S> {
         // Ids end with the table, and a range can go beyond them.
         let end = u64::try_from(self.slots.as_ref().len()).unwrap_or(u64::MAX);
         if all && sources.end() <= end { Ok(()) } else { Err(NotHeld(sources)) }
+    }
+
+    /// Whether the device masks the source, as far as replies and events so far say.
+    pub fn is_masked(&self, source: SourceId) -> bool {
+        self.held(source).is_some_and(|held| held.masked)
+    }
+
+    /// Whether the host has taken the source back.
+    pub fn is_revoked(&self, source: SourceId) -> bool {
+        self.held(source).is_some_and(|held| held.revoked)
     }
 
     /// Whose source this is, if the driver holds it.
@@ -348,10 +348,10 @@ impl fmt::Display for NotHeld {
 impl core::error::Error for NotHeld {}
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::Device;
-    use virtio_irq_proto::{Allocate, Delivery, Layout, Message, wire};
+    use virtio_irq_proto::{Allocate, Delivery, Layout, Message, Source, wire};
     use zerocopy::IntoBytes;
     extern crate std;
     use std::vec::Vec;
@@ -375,12 +375,12 @@ mod tests {
     }
 
     /// Has the device give these sources.
-    fn give(
+    pub(crate) fn give(
         sources: &mut Sources<[Slot; 9]>,
         of: u16,
         irq_type: IrqType,
         ids: &[u32],
-    ) -> Result<Vec<Given>, ReplyError> {
+    ) -> Result<Vec<Effect>, ReplyError> {
         let head =
             wire::SourceListHead { count: u16::try_from(ids.len()).unwrap().into(), ..Default::default() };
         let list: Vec<_> = (0..).zip(ids).map(|(vector, id)| source(*id, vector).to_wire()).collect();
@@ -415,7 +415,7 @@ mod tests {
         let mut sources = table();
         assert_eq!(fire(&mut sources, 4, 3), Verdict::AfterReplies, "the reply may not have been seen yet");
         let given = give(&mut sources, 4, IrqType::Msi, &[3, 7]).unwrap();
-        assert_eq!(given, [Given::Source(source(3, 0)), Given::Source(source(7, 1))]);
+        assert_eq!(given, [Effect::Given(source(3, 0)), Effect::Given(source(7, 1))]);
         assert_eq!(fire(&mut sources, 4, 3), Verdict::Fired(SourceId(3)));
         assert_eq!(fire(&mut sources, 4, 3), Verdict::Fired(SourceId(3)));
         assert_eq!(fire(&mut sources, 5, 3), Verdict::AfterReplies);
@@ -531,8 +531,8 @@ mod tests {
         let mut sources = table();
         give(&mut sources, 4, IrqType::Msi, &[0, 2, 3]).unwrap();
         let given = give(&mut sources, 5, IrqType::Msi, &[2, 3]).unwrap();
-        let gone = Given::Gone(FunctionId(4));
-        assert_eq!(given, [gone, Given::Source(source(2, 0)), Given::Source(source(3, 1))]);
+        let gone = Effect::Gone(FunctionId(4));
+        assert_eq!(given, [gone, Effect::Given(source(2, 0)), Effect::Given(source(3, 1))]);
         assert_eq!(fire(&mut sources, 4, 2), Verdict::AfterReplies, "a late record of the former source");
         assert_eq!(fire(&mut sources, 5, 2), Verdict::Fired(SourceId(2)));
         assert_eq!(fire(&mut sources, 4, 0), Verdict::AfterReplies);

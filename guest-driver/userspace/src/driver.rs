@@ -5,7 +5,7 @@ use crate::list::List;
 use crate::memory::{GuestMemory, PAGE};
 use crate::queue::{Buffers, Queue, QueueError, RingFeatures, SIZE, Used};
 use crate::session::{Session, SessionError};
-use crate::sources::{Change, Clients, Signal};
+use crate::sources::{Clients, Signal};
 use crate::transport::VhostUser;
 use std::collections::BTreeMap;
 use std::io;
@@ -18,8 +18,8 @@ use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_drivers::transport::{DeviceStatus, Transport};
 use virtio_irq_driver::{
-    Allocation, Block, Device, Fetch, Find, FindError, NotContiguous, NotHeld, ProbeError, Progress, Target,
-    events, ranges,
+    Allocation, Block, Change, Device, Fetch, Find, FindError, NotContiguous, NotHeld, ProbeError, Progress,
+    Target, events, ranges,
 };
 use virtio_irq_proto::{
     Allocate, EVENT_QUEUE, Event, F_EVENT, F_NATIVE, Function, FunctionId, Message, REQUEST_QUEUE,

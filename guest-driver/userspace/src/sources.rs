@@ -6,10 +6,8 @@ use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
-use virtio_irq_driver::{Allocation, Given, NotHeld, Slot, Sources, Verdict};
-use virtio_irq_proto::{
-    Event, FunctionId, ReplyError, Source, SourceId, SourceRange, SourceRequest, Status, read_done,
-};
+use virtio_irq_driver::{Change, Effect, NotHeld, Slot, Sources, Verdict};
+use virtio_irq_proto::{Event, FunctionId, ReplyError, Source, SourceId, SourceRange};
 
 /// Greatest number of sources that this driver has room for, whatever the device's limit.
 const ROOM: u32 = 1 << 20;
@@ -20,14 +18,6 @@ pub enum Signal {
     Eventfd(OwnedFd),
     /// A function that is called for each. It runs inside of the driver, which therefore it cannot use.
     Callback(Box<dyn FnMut() + Send>),
-}
-
-/// A request whose reply changes which sources there are, or what they do.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Change {
-    Allocate(Allocation),
-    Sources(SourceRequest, SourceRange),
-    ResetFunction(FunctionId),
 }
 
 /// The sources of one driver, with their clients.
@@ -98,59 +88,28 @@ impl Clients {
 
     /// A request is about to be sent.
     pub(crate) fn begin(&mut self, change: &Change) -> Result<(), NotHeld> {
-        match change {
-            Change::Sources(SourceRequest::Free, sources) => self.table.leave(*sources),
-            Change::Sources(_, sources) => self.table.require(*sources),
-            Change::Allocate(_) | Change::ResetFunction(_) => Ok(()),
-        }
+        self.table.begin(change)
     }
 
     /// A request could not be sent.
     pub(crate) fn give_up(&mut self, change: &Change) {
-        if let Change::Sources(SourceRequest::Free, sources) = change {
-            self.table.stay(*sources);
-        }
+        self.table.give_up(change);
     }
 
     /// The reply to a request came. Returns what it allocated.
     pub(crate) fn replied(&mut self, change: &Change, reply: &[u8]) -> Result<Vec<Source>, ReplyError> {
+        let mut effects = Vec::new();
+        let result = self.table.replied(change, reply, |effect| effects.push(effect));
         let mut given = Vec::new();
-        match change {
-            Change::Allocate(allocation) => {
-                let mut gone = Vec::new();
-                self.table.allocated(allocation, reply, |what| match what {
-                    Given::Source(source) => given.push(source),
-                    Given::Gone(function) => gone.push(function),
-                })?;
-                gone.into_iter().for_each(|function| self.function_gone(function));
-            }
-            Change::Sources(request, sources) => {
-                let result = request.parse_reply(reply);
-                let mut kept = Vec::new();
-                match (request, result) {
-                    (SourceRequest::Free, Ok(())) => self.table.freed(*sources),
-                    (SourceRequest::Free, Err(_)) => self.table.stay(*sources),
-                    (SourceRequest::Mask, Ok(())) => self.table.masked(*sources),
-                    (SourceRequest::Mask, Err(_)) => {}
-                    (SourceRequest::Unmask, Ok(())) => {
-                        self.table.unmasked(*sources, |source| kept.push(source));
-                    }
-                    (SourceRequest::Unmask, Err(ReplyError::Refused(Status::NoSource))) => {}
-                    (SourceRequest::Unmask, Err(_)) => {
-                        self.table.unmasked_but_pins(*sources, |source| kept.push(source));
-                    }
-                }
-                kept.into_iter().for_each(|source| self.fire(source));
-                self.forget_unheld();
-                result?;
-            }
-            Change::ResetFunction(function) => {
-                read_done(reply)?;
-                self.table.freed_function(*function);
-                self.forget_unheld();
+        for effect in effects {
+            match effect {
+                Effect::Given(source) => given.push(source),
+                Effect::Gone(function) => self.function_gone(function),
+                Effect::Fired(source) => self.fire(source),
             }
         }
-        Ok(given)
+        self.forget_unheld();
+        result.map(|()| given)
     }
 
     /// Takes an event. False: all replies that the device has returned have to be processed first, and then

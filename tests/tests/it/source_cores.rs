@@ -14,7 +14,9 @@ use vhost_device_irq::bridge::Bridge;
 use vhost_device_irq::device::{Assigned, Quota};
 use vhost_device_irq::host::HostFunction;
 use vhost_device_irq::host::sim::SimFunction;
-use virtio_irq_driver::{Allocation, Device as Driver, Given, Slot, Sources, Verdict, events, ranges};
+use virtio_irq_driver::{
+    Allocation, Change, Device as Driver, Effect, Slot, Sources, Verdict, events, ranges,
+};
 use virtio_irq_proto::{
     Allocate, Delivery, Event, F_EVENT, F_NATIVE, Function, FunctionFlags, FunctionId, FunctionList, IrqType,
     Layout, ListFunctions, PciIds, Request, ResetFunction, SourceId, SourceList, SourceRange, SourceRequest,
@@ -85,13 +87,6 @@ struct Instance {
 }
 
 type Serial = usize;
-
-#[derive(Clone, Copy, Debug)]
-enum Change {
-    Allocate(Allocation),
-    Range(SourceRequest, SourceRange),
-    Reset(FunctionId),
-}
 
 struct Reply {
     change: Change,
@@ -419,7 +414,7 @@ impl World {
         let frees = |reply: &Reply| {
             !matches!(
                 reply.change,
-                Change::Range(SourceRequest::Mask | SourceRequest::Unmask, _) | Change::Allocate(_)
+                Change::Sources(SourceRequest::Mask | SourceRequest::Unmask, _) | Change::Allocate(_)
             )
         };
         if self.replies.iter().any(frees) {
@@ -545,11 +540,8 @@ impl World {
             .map(|id| self.held.get(&SourceId(u32::try_from(id).ok()?)).copied())
             .collect();
         let wire = request.to_wire(sources);
-        let begun = match request {
-            SourceRequest::Free => self.table.leave(sources),
-            _ => self.table.require(sources),
-        };
-        if begun.is_err() {
+        let change = Change::Sources(request, sources);
+        if self.table.begin(&change).is_err() {
             // A driver with a mistake: where not all is held, the device does nothing.
             if serials.contains(&None) {
                 assert_eq!(self.answer(wire.as_bytes()), Status::NoSource.to_head().as_bytes());
@@ -583,7 +575,7 @@ impl World {
                 SourceRequest::Unmask => self.unmask(serial, status),
             }
         }
-        self.replies.push_back(Reply { change: Change::Range(request, sources), bytes, given: Vec::new() });
+        self.replies.push_back(Reply { change, bytes, given: Vec::new() });
         self.work();
     }
 
@@ -622,66 +614,35 @@ impl World {
         if expected == Status::Ok {
             self.release(|instance| instance.function == function);
         }
-        let change = Change::Reset(FunctionId(function));
+        let change = Change::ResetFunction(FunctionId(function));
         self.replies.push_back(Reply { change, bytes, given: Vec::new() });
         self.work();
     }
 
     fn take_replies(&mut self) {
         while let Some(Reply { change, bytes, given }) = self.replies.pop_front() {
-            match change {
-                Change::Allocate(allocation) => {
-                    let mut serials = given.into_iter();
-                    let mut taken = Vec::new();
-                    let mut gone = Vec::new();
-                    let result = self.table.allocated(&allocation, &bytes, |what| match what {
-                        Given::Source(source) => taken.push((source.id, serials.next().unwrap())),
-                        Given::Gone(function) => gone.push(function.0),
-                    });
-                    assert_eq!(
-                        result.is_err(),
-                        read_head(&bytes).is_err(),
-                        "the reply makes sense: {result:?}"
-                    );
-                    for function in gone {
+            let mut serials = given.into_iter();
+            let mut effects = Vec::new();
+            let result = self.table.replied(&change, &bytes, |effect| effects.push(effect));
+            assert_eq!(result.is_err(), read_head(&bytes).is_err(), "the reply makes sense: {result:?}");
+            for effect in effects {
+                match effect {
+                    Effect::Given(source) => {
+                        self.clients.insert(source.id, serials.next().unwrap());
+                    }
+                    Effect::Gone(FunctionId(function)) => {
                         assert!(self.gone.contains(&function), "function {function} is there");
                         self.hear_gone(function);
                     }
-                    self.clients.extend(taken);
-                }
-                Change::Range(request, sources) => {
-                    let result = request.parse_reply(&bytes);
-                    let mut fired = Vec::new();
-                    match (request, result.is_ok()) {
-                        (SourceRequest::Free, true) => {
-                            self.table.freed(sources);
-                            let end = sources.end();
-                            self.clients.retain(|id, _| *id < sources.first || u64::from(id.0) >= end);
-                        }
-                        (SourceRequest::Free, false) => self.table.stay(sources),
-                        (SourceRequest::Mask, true) => self.table.masked(sources),
-                        (SourceRequest::Mask, false) => {}
-                        (SourceRequest::Unmask, true) => self.table.unmasked(sources, |id| fired.push(id)),
-                        (SourceRequest::Unmask, false) => {
-                            if bytes != Status::NoSource.to_head().as_bytes() {
-                                self.table.unmasked_but_pins(sources, |id| fired.push(id));
-                            }
-                        }
-                    }
-                    for id in fired {
+                    Effect::Fired(id) => {
                         let instance = &mut self.all[self.clients[&id]];
                         assert!(instance.kept > 0, "{instance:?}");
                         instance.told = instance.told.max(instance.kept);
                     }
                 }
-                Change::Reset(function) => {
-                    if read_head(&bytes).is_ok() {
-                        self.table.freed_function(function);
-                        let all = &self.all;
-                        self.clients.retain(|_, serial| all[*serial].function != function.0);
-                    }
-                }
             }
+            let table = &self.table;
+            self.clients.retain(|id, _| table.function_of(*id).is_some());
         }
     }
 
