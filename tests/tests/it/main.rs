@@ -12,5 +12,6 @@ mod interop;
 mod lifecycle;
 mod program;
 mod reference;
+mod source_bounds;
 mod source_cores;
 mod sources;
