@@ -258,6 +258,14 @@ fn a_function_is_attached_and_detached_while_the_guest_runs() {
     let reply = vm.ask(&allocate(2, 1), 40);
     assert_eq!((reply.len(), &reply[16..20]), (40, &[0, 0, 0, 0][..]));
     assert_eq!(client.status()["sources"]["0"]["function"], 2);
+
+    // With no source left nothing but the operator wakes the daemon.
+    assert_eq!(vm.ask(&sources(17, 0, 1), 8)[0], 0);
+    vm.submit(EVENTS, &[0]);
+    assert_eq!(listed(&mut vm), 2);
+    assert_eq!(client.ask(json!({"v": 1, "cmd": "detach", "function": 2}))["ok"]["sources"], 0);
+    assert_eq!(vm.wait_used(EVENTS), (0, 16));
+    assert_eq!(vm.read(page(20), 4), [4, 0, 2, 0]);
     daemon.stop();
 }
 
