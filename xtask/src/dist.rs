@@ -86,11 +86,23 @@ fn module_source(root: &Path, to: &Path) -> io::Result<()> {
         fs::create_dir_all(target.parent().unwrap_or(to))?;
         fs::copy(root.join(path), target)?;
     }
-    let configuration = to.join("guest-driver/linux/dkms.conf");
-    if configuration.exists() {
-        fs::copy(configuration, to.join("dkms.conf"))?;
+    fs::copy(to.join("guest-driver/linux/dkms.conf"), to.join("dkms.conf"))?;
+    vendor(&to.join("guest-driver/linux/rust"))
+}
+
+/// What cargo would fetch, beside the crate that needs it: DKMS builds where there may be no network.
+fn vendor(package: &Path) -> io::Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let manifest = package.join("Cargo.toml");
+    let vendored = Command::new(cargo)
+        .args(["vendor", "--locked", "--quiet", "--versioned-dirs", "--manifest-path"])
+        .arg(&manifest)
+        .arg(package.join("vendor"))
+        .output()?;
+    if vendored.status.success() {
+        return Ok(());
     }
-    Ok(())
+    Err(io::Error::other(String::from_utf8_lossy(&vendored.stderr).into_owned()))
 }
 
 /// cargo-deb, under target/tools as cargo-deny is.

@@ -141,10 +141,17 @@ else
 	rm "$target.new" "$build/stamp.new"
 fi
 
+# A tree for DKMS brings what cargo would fetch.
+set --
+if [ -d "$here/vendor" ]; then
+	set -- --offline --config "source.crates-io.replace-with='vendored'" \
+		--config "source.vendored.directory='$here/vendor'"
+fi
+
 # cargo must not see make's job server: it is not passed on.
 unset MAKEFLAGS MFLAGS
 # shellcheck disable=SC2086 # no option, or one
-RUSTFLAGS="$flags --sysroot=$sysroot" "$CARGO" build $custom --quiet --release --locked \
+RUSTFLAGS="$flags --sysroot=$sysroot" "$CARGO" build $custom "$@" --quiet --release --locked \
 	--manifest-path "$here/Cargo.toml" --target "$target" --target-dir "$build/target"
 
 # What C calls is kept, and what that needs; the rest of core goes.
