@@ -17,7 +17,16 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const MODULE_SOURCES: &[&str] = &["Cargo.toml", "proto", "guest-driver", "spec"];
 
 /// What is built of that.
-const MODULES: &[&str] = &["virtio_irq.ko", "samples/virtio_irq_edu.ko", "samples/virtio_irq_vectors.ko"];
+const MODULES: &[&str] = &[
+    "virtio_irq.ko",
+    "samples/virtio_irq_edu.ko",
+    "samples/virtio_irq_vectors.ko",
+    "samples/virtio_irq_wcn6855.ko",
+];
+
+/// The programs' packages, and the binary of one whose name is needed.
+const PACKAGES: &[&str] = &["vhost-device-irq", "virtio-irq-lab-agent", MODEL];
+const MODEL: &str = "virtio-irq-wcn6855";
 
 /// Kbuild's products and cargo's: they belong to the place where they were made.
 const PRODUCT_SUFFIXES: &[&str] = &["o", "ko", "a", "cmd", "mod", "symvers", "order", "d"];
@@ -31,6 +40,8 @@ pub struct Artifacts {
     pub agent: PathBuf,
     /// The guest's driver `virtio_irq.ko` and the sample clients.
     pub guest: Vec<PathBuf>,
+    /// The model of a WCN6855, as the tree sees it.
+    pub wcn6855: PathBuf,
 }
 
 /// Builds everything from the workspace as it is now.
@@ -46,12 +57,12 @@ pub fn build(layout: &Layout) -> Result<Artifacts> {
         let _: std::io::Result<()> = fs::remove_file(log.join(name));
     }
     let stage = Stage::begin("build daemon and agent");
-    let (daemon, agent) = programs(layout, &log.join("programs.log"))?;
+    let (daemon, agent, wcn6855) = programs(layout, &log.join("programs.log"))?;
     stage.done();
     let stage = Stage::begin("build kernel modules");
     let guest = modules(layout, &log.join("module.log"))?;
     stage.done();
-    Ok(Artifacts { daemon, agent, guest })
+    Ok(Artifacts { daemon, agent, guest, wcn6855 })
 }
 
 /// Builds the daemon's tests against real VFIO devices, and returns where the machines find the program.
@@ -82,12 +93,18 @@ pub(crate) fn vfio_tests(layout: &Layout) -> Result<PathBuf> {
 
 /// Linked statically: the agent is process 1 of an initramfs that has no libraries, and the daemon runs in a Debian that
 /// may be older than this machine. Static code needs its own target directory, or every build would undo the other.
-fn programs(layout: &Layout, log: &Path) -> Result<(PathBuf, PathBuf)> {
+fn programs(layout: &Layout, log: &Path) -> Result<(PathBuf, PathBuf, PathBuf)> {
     let mut command = linked_statically(layout, "build");
-    command.args(["--package", "vhost-device-irq", "--package", "virtio-irq-lab-agent"]);
+    command.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
     program::run("cargo build", &mut command, log)?;
     let built = layout.programs().join(TARGET).join("release");
-    Ok((built.join("vhost-device-irq"), built.join("virtio-irq-lab-agent")))
+    // It serves QEMU, which sees the tree only.
+    let model = Path::new("/build").join(MODEL);
+    let (from, to) = (built.join(MODEL), layout.outside(&model));
+    // A running one cannot be written to, but replaced.
+    let _: std::io::Result<()> = fs::remove_file(&to);
+    fs::copy(&from, &to).at(&from)?;
+    Ok((built.join("vhost-device-irq"), built.join("virtio-irq-lab-agent"), model))
 }
 
 fn linked_statically(layout: &Layout, what: &str) -> Command {
@@ -147,8 +164,11 @@ fn mirror(from: &Path, to: &Path) -> Result<()> {
     }
     for child in children(to)? {
         let gone = !from.join(child.file_name().unwrap_or_default()).exists();
-        // Generated sources look like sources; only what Rust or C would pick up unasked must go.
-        if gone && child.is_file() && child.extension().is_some_and(|extension| extension == "rs") {
+        // Generated sources look like sources; only what would be picked up unasked must go.
+        if gone
+            && child.is_file()
+            && child.extension().is_some_and(|suffix| suffix == "rs" || suffix == "patch")
+        {
             fs::remove_file(&child).at(&child)?;
         }
     }

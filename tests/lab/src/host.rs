@@ -3,6 +3,7 @@
 
 use crate::agent::{Agent, clear_logs};
 use crate::artifacts::Artifacts;
+use crate::companion::Companion;
 use crate::error::{At, Error, Result};
 use crate::initramfs;
 use crate::layout::Layout;
@@ -42,6 +43,7 @@ pub struct Host {
     images: PathBuf,
     qemu: Arc<Mutex<Child>>,
     monitor: Monitor,
+    cards: Vec<Companion>,
     /// Dropping it ends the watchdog.
     _alive: mpsc::Sender<()>,
 }
@@ -68,13 +70,15 @@ impl Host {
         let payload = [modules.as_slice(), std::slice::from_ref(&artifacts.daemon)].concat();
         initramfs::write(&layout.outside(&images.join(HOST_IMAGE)), &artifacts.agent, &payload)?;
         // The daemon's program is also the doctor that looks at a guest from inside.
-        let payload = [artifacts.guest.as_slice(), std::slice::from_ref(&artifacts.daemon)].concat();
+        let daemon = std::slice::from_ref(&artifacts.daemon);
+        let payload = [&artifacts.guest[..], daemon, machine.guest_files()].concat();
         initramfs::write(&layout.outside(&images.join(GUEST_IMAGE)), &artifacts.agent, &payload)?;
 
         let pairs: std::io::Result<Vec<_>> = (0..=machine.channels()).map(|_| UnixStream::pair()).collect();
         let (ours, theirs): (Vec<_>, Vec<_>) = pairs.at("socket pair")?.into_iter().unzip();
         let (monitor, monitored) = UnixStream::pair().at("socket pair")?;
-        let child = start(layout, &logs, machine, &images.join(HOST_IMAGE), &theirs, &monitored)?;
+        let (cards, complete) = wifi_cards(layout, artifacts, &logs, &images, machine)?;
+        let child = start(layout, &logs, &complete, &images.join(HOST_IMAGE), &theirs, &monitored)?;
         // QEMU's end must be QEMU's alone, or its death would not be seen.
         drop((theirs, monitored));
         let monitor = Monitor::new(monitor)?;
@@ -90,7 +94,7 @@ impl Host {
         });
         let agent = agents.next().ok_or_else(|| Error::Unexpected("a host without a channel".into()))??;
         let guests = agents.collect::<Result<_>>()?;
-        let host = Self { agent, guests, images, qemu, monitor, _alive: alive };
+        let host = Self { agent, guests, images, qemu, monitor, cards, _alive: alive };
         host.agent.started(host.agent.expect_start(), START)?;
         for module in &modules {
             let name = module.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -105,6 +109,12 @@ impl Host {
     #[must_use]
     pub fn agent(&self) -> &Agent {
         &self.agent
+    }
+
+    /// The models of the machine's Wi-Fi cards, in the order of the machine's description.
+    #[must_use]
+    pub fn wifi_cards(&self) -> &[Companion] {
+        &self.cards
     }
 
     /// Takes a function from whatever driver has it and gives it to vfio-pci.
@@ -330,6 +340,29 @@ impl RunningGuest {
 #[must_use]
 pub fn payload(name: &str) -> String {
     format!("{PAYLOAD}/{name}")
+}
+
+/// Starts the models of the machine's Wi-Fi cards in the tree, and adds to the machine what shows them to it.
+fn wifi_cards(
+    layout: &Layout,
+    artifacts: &Artifacts,
+    logs: &Path,
+    images: &Path,
+    machine: &Machine,
+) -> Result<(Vec<Companion>, Machine)> {
+    let (mut cards, mut complete) = (Vec::new(), machine.clone());
+    for (index, slot) in machine.wifi_cards().iter().enumerate() {
+        let socket = images.join(format!("wcn6855-{index}.sock")).display().to_string();
+        let model = artifacts.wcn6855.display().to_string();
+        let log = logs.join(format!("wcn6855-{index}.log"));
+        let argv = [model.as_str(), "--socket-path", &socket];
+        cards.push(Companion::start(&layout.tree(), &argv, "serving on", &log)?);
+        let device = serde_json::json!({
+            "driver": "vfio-user-pci", "addr": slot, "socket": { "type": "unix", "path": socket },
+        });
+        complete = complete.device(&device.to_string());
+    }
+    Ok((cards, complete))
 }
 
 /// Starts QEMU in the tree, with `sockets` as its channels and `monitor` as its monitor.

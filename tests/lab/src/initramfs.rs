@@ -12,7 +12,7 @@ const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
-/// Writes an image to `to`. `payload` is found under [`PAYLOAD`] by its file names.
+/// Writes an image to `to`. `payload` is found under [`PAYLOAD`] by its file names; directories bring all that is in them.
 pub(crate) fn write(to: &Path, agent: &Path, payload: &[PathBuf]) -> Result<()> {
     let mut image = Image { bytes: Vec::new(), inode: 0 };
     let built = (|| -> Result<()> {
@@ -22,13 +22,7 @@ pub(crate) fn write(to: &Path, agent: &Path, payload: &[PathBuf]) -> Result<()> 
         // The kernel opens it for process 1 before anything is mounted.
         image.entry("dev/console", CHARACTER_DEVICE, (5, 1), &[]).at(to)?;
         image.entry("init", PROGRAM, (0, 0), &fs::read(agent).at(agent)?).at(to)?;
-        for file in payload {
-            let name = file.file_name().and_then(|name| name.to_str());
-            let name = name.ok_or_else(|| Error::Unexpected(format!("{} has no name", file.display())))?;
-            let path = Path::new(PAYLOAD.trim_start_matches('/')).join(name);
-            image.entry(&path.to_string_lossy(), PROGRAM, (0, 0), &fs::read(file).at(file)?).at(to)?;
-        }
-        Ok(())
+        image.add(payload, Path::new(PAYLOAD.trim_start_matches('/')), to)
     })();
     built?;
     let bytes = trailer(image.bytes).at(to)?;
@@ -44,6 +38,24 @@ struct Image {
 }
 
 impl Image {
+    /// Adds files and directories to the directory `into`.
+    fn add(&mut self, payload: &[PathBuf], into: &Path, to: &Path) -> Result<()> {
+        for file in payload {
+            let name = file.file_name().and_then(|name| name.to_str());
+            let name = name.ok_or_else(|| Error::Unexpected(format!("{} has no name", file.display())))?;
+            let path = into.join(name);
+            if file.is_dir() {
+                self.entry(&path.to_string_lossy(), DIRECTORY, (0, 0), &[]).at(to)?;
+                let children = fs::read_dir(file).at(file)?.map(|child| child.map(|child| child.path()));
+                let children: io::Result<Vec<_>> = children.collect();
+                self.add(&children.at(file)?, &path, to)?;
+            } else {
+                self.entry(&path.to_string_lossy(), PROGRAM, (0, 0), &fs::read(file).at(file)?).at(to)?;
+            }
+        }
+        Ok(())
+    }
+
     fn entry(&mut self, name: &str, mode: u32, device: (u32, u32), content: &[u8]) -> io::Result<()> {
         let size = u32::try_from(content.len()).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         // Equal inode numbers would be hard links to each other.

@@ -12,6 +12,7 @@
 mod agent;
 mod artifacts;
 pub mod checks;
+mod companion;
 mod error;
 mod hardware;
 mod host;
@@ -25,9 +26,11 @@ mod program;
 mod progress;
 mod provision;
 pub mod scenarios;
+mod wifi;
 
 pub use agent::{Agent, Start};
 pub use artifacts::{Artifacts, build};
+pub use companion::Companion;
 pub use error::{Error, Result};
 pub use hardware::{Requested, interrupts};
 pub use host::{Holdings, Host, Process, RunningGuest, payload};

@@ -2,6 +2,7 @@
 //! Descriptions of emulated hosts, and what of them goes on QEMU's command line.
 
 use crate::provision::IMAGE;
+use std::path::PathBuf;
 use virtio_irq_lab_agent::PORT;
 
 /// Mount tag of the Debian tree.
@@ -26,9 +27,11 @@ pub struct Machine {
     cpus: u32,
     iommu: &'static str,
     devices: Vec<String>,
+    wifi_cards: Vec<String>,
     modules: Vec<&'static str>,
     arguments: Vec<String>,
     channels: usize,
+    guest_files: Vec<PathBuf>,
 }
 
 impl Machine {
@@ -44,9 +47,11 @@ impl Machine {
             cpus: 1,
             iommu: "intel-iommu,intremap=on,caching-mode=on",
             devices: Vec::new(),
+            wifi_cards: Vec::new(),
             modules: vec!["9p", "9pnet_virtio", "vfio-pci", "vfio_iommu_type1", "kvm-amd"],
             arguments: vec!["intel_iommu=on".to_owned()],
             channels: 1,
+            guest_files: Vec::new(),
         }
     }
 
@@ -54,6 +59,20 @@ impl Machine {
     #[must_use]
     pub fn device(mut self, device: &str) -> Self {
         self.devices.push(device.to_owned());
+        self
+    }
+
+    /// Adds the model of a WCN6855 at `slot` of its root bus, such as `05.0`.
+    #[must_use]
+    pub fn wifi_card(mut self, slot: &str) -> Self {
+        self.wifi_cards.push(slot.to_owned());
+        self
+    }
+
+    /// Puts a file, or a directory with all that is in it, into the boot image of its guests.
+    #[must_use]
+    pub fn guest_file(mut self, path: PathBuf) -> Self {
+        self.guest_files.push(path);
         self
     }
 
@@ -69,6 +88,16 @@ impl Machine {
     pub fn guests(mut self, count: usize) -> Self {
         self.channels = count;
         self
+    }
+
+    /// The slots of its Wi-Fi cards.
+    pub(crate) fn wifi_cards(&self) -> &[String] {
+        &self.wifi_cards
+    }
+
+    /// What goes into the boot image of its guests besides the drivers.
+    pub(crate) fn guest_files(&self) -> &[PathBuf] {
+        &self.guest_files
     }
 
     /// The modules that its kernel loads.

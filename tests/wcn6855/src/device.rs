@@ -242,6 +242,11 @@ impl Device {
         self.queue.pop_front()
     }
 
+    /// What runs on the card.
+    pub(crate) fn environment(&self) -> Environment {
+        self.mhi.environment()
+    }
+
     /// A transfer ended; `data` is what a read brought.
     pub fn dma_done(&mut self, purpose: Purpose, dma: &Dma, data: Option<&[u8]>) {
         match (purpose, dma) {

@@ -6,6 +6,7 @@
 
 use crate::memory::Words;
 use std::collections::VecDeque;
+use std::fmt;
 
 /// Where the groups of registers are in BAR 0. MHI lets the card choose. That of BHIe follows from ath11k's `mhi.h`, the
 /// others are guesses.
@@ -78,6 +79,17 @@ pub(crate) enum Environment {
     Firmware = 2,
     /// What remains after a crash.
     Crashed = 3,
+}
+
+impl fmt::Display for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PrimaryLoader => "its primary loader",
+            Self::SecondaryLoader => "its secondary loader",
+            Self::Firmware => "its firmware",
+            Self::Crashed => "nothing: the firmware crashed",
+        })
+    }
 }
 
 /// What MHI wants of the rest of the card.

@@ -9,7 +9,7 @@ use crate::wire::{
 };
 use std::collections::BTreeMap;
 use thiserror::Error;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use zerocopy::IntoBytes;
 
 /// Transfers that wait for the client's reply at most. The rest waits in the card.
@@ -75,6 +75,7 @@ impl Session {
     /// [`Violation`]: nothing more can be said to this client.
     pub fn take(&mut self, header: &Header, body: &[u8], descriptors: usize) -> Result<Output, Violation> {
         let mut output = Vec::new();
+        let before = self.device.environment();
         if header.is_reply() {
             self.take_reply(header, body)?;
         } else {
@@ -85,6 +86,10 @@ impl Session {
             }
         }
         self.transfer(&mut output);
+        let after = self.device.environment();
+        if after != before {
+            info!("the card runs {after}");
+        }
         Ok(output)
     }
 

@@ -17,8 +17,15 @@ pub(crate) const IMAGE: &str = "boot/vmlinux";
 pub(super) fn unpack(tree: &Path, suite: &str, log: &Path) -> Result<()> {
     let release = release(tree)?;
     let packages = image_packages(tree, &release, log)?;
+    fetch(tree, suite, &packages, log)?;
+    program::run("list the modules' dependencies", in_tree(tree, "depmod").arg(&release), log)?;
+    uncompress(tree, &release, log)
+}
+
+/// Unpacks packages of `suite`, without installing them or what they depend on.
+pub(super) fn fetch(tree: &Path, suite: &str, packages: &[String], log: &Path) -> Result<()> {
     let downloads = tree.join("var/tmp");
-    for package in &packages {
+    for package in packages {
         let mut fetch = in_tree(tree, "sh");
         fetch.args([
             "-ec",
@@ -27,28 +34,37 @@ pub(super) fn unpack(tree: &Path, suite: &str, log: &Path) -> Result<()> {
             suite,
             package,
         ]);
-        program::run("fetch the kernel", &mut fetch, log)?;
+        program::run("fetch a package", &mut fetch, log)?;
     }
     for entry in fs::read_dir(&downloads).at(&downloads)? {
         let archive = entry.at(&downloads)?.path();
         if archive.extension().is_some_and(|extension| extension == "deb") {
             let inside = Path::new("/var/tmp").join(archive.file_name().unwrap_or_default());
-            program::run("unpack the kernel", in_tree(tree, "dpkg-deb").arg("-x").arg(inside).arg("/"), log)?;
+            program::run("unpack a package", in_tree(tree, "dpkg-deb").arg("-x").arg(inside).arg("/"), log)?;
             fs::remove_file(&archive).at(&archive)?;
         }
     }
-    program::run("list the modules' dependencies", in_tree(tree, "depmod").arg(&release), log)?;
-    uncompress(tree, &release, log)
+    Ok(())
 }
 
-/// The release of the kernel in the tree: that of the headers.
+/// The release of the kernel in the tree: that of the headers from backports, which are newer than others that may be there.
 pub(crate) fn release(tree: &Path) -> Result<String> {
     let modules = tree.join("usr/lib/modules");
     let entries = fs::read_dir(&modules).at(&modules)?;
-    let mut releases: Vec<_> =
-        entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect();
-    releases.sort();
-    releases.pop().ok_or_else(|| Error::Unexpected(format!("no kernel in {}", modules.display())))
+    let releases = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+    releases
+        .max_by_key(|release| numbers(release))
+        .ok_or_else(|| Error::Unexpected(format!("no kernel in {}", modules.display())))
+}
+
+/// `7.3.4+deb13-amd64` → 7, 3, 4, 13, 64: what orders releases.
+fn numbers(release: &str) -> Vec<u64> {
+    release.split(|char: char| !char.is_ascii_digit()).filter_map(|text| text.parse().ok()).collect()
+}
+
+/// `7.3.4+deb13-amd64` → `7.3`, as the packages of the source are named.
+pub(crate) fn series(release: &str) -> String {
+    release.split('.').take(2).collect::<Vec<_>>().join(".")
 }
 
 /// Newer Debian kernels come as two packages, older ones as one.
@@ -118,6 +134,18 @@ mod tests {
         let image = image(&[0x28, 0xb5, 0x2f, 0xfd]);
         let (tool, payload) = payload(&image).unwrap();
         assert_eq!((tool, payload.len()), ("zstd", 20));
+    }
+
+    #[test]
+    fn releases_are_ordered_by_their_numbers() {
+        assert!(super::numbers("10.1.2+deb14-amd64") > super::numbers("7.10.4+deb13-amd64"));
+        assert!(super::numbers("7.10.4+deb13-amd64") > super::numbers("7.9.11+deb13-amd64"));
+    }
+
+    #[test]
+    fn a_series_is_the_first_two_numbers() {
+        assert_eq!(super::series("7.3.4+deb13-amd64"), "7.3");
+        assert_eq!(super::series("7.10-amd64"), "7.10-amd64");
     }
 
     #[test]

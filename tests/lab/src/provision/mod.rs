@@ -4,11 +4,13 @@
 //! The tree is made once, in steps. A step counts when it is complete; a tree whose step was broken off is thrown away, so
 //! that nothing half-made is ever used.
 
+mod drivers;
 mod kernel;
 mod sources;
 mod steps;
 mod tree;
 
+pub(crate) use drivers::for_drivers;
 pub(crate) use kernel::{IMAGE, release};
 
 use crate::error::{Error, Result};

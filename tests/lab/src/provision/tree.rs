@@ -9,11 +9,11 @@ use crate::layout::Layout;
 use crate::program::{self, CA_BUNDLE, enclosed, in_tree};
 use crate::progress::Stage;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SUITE: &str = "trixie";
-const BACKPORTS: &str = "trixie-backports";
+pub(super) const BACKPORTS: &str = "trixie-backports";
 
 /// From backports, the newest there is. libelf and libdw must come from there too, or the kernel headers' own tools
 /// cannot be installed; apt does not find that out by itself.
@@ -41,20 +41,28 @@ const DPKG: &str = "force-unsafe-io\npath-exclude=/usr/share/doc/*\npath-exclude
 /// Made for the machines: the module's sources go to the first, a machine's payload is seen at the second.
 const DIRECTORIES: &[&str] = &["build", "lab"];
 
-pub(super) fn make(layout: &Layout, fresh: bool) -> Result<()> {
-    let tree = layout.tree();
-    let record = layout.lab().join("tree.json");
-    if fresh {
-        remove(&record)?;
-    }
+/// The record of what was done to the tree.
+pub(super) fn steps(layout: &Layout) -> Result<Steps> {
     let recipe = format!(
         "{SUITE} {BACKPORTS} {FROM_BACKPORTS:?} {FROM_RELEASE:?} {DPKG} {DIRECTORIES:?} {}",
         kernel::RECIPE
     );
-    let mut steps = Steps::open(&record, &recipe, || {
-        remove(&tree)?;
+    Steps::open(&record(layout), &recipe, || {
+        remove(&layout.tree())?;
         remove(&layout.modules())
-    })?;
+    })
+}
+
+fn record(layout: &Layout) -> PathBuf {
+    layout.lab().join("tree.json")
+}
+
+pub(super) fn make(layout: &Layout, fresh: bool) -> Result<()> {
+    let tree = layout.tree();
+    if fresh {
+        remove(&record(layout))?;
+    }
+    let mut steps = steps(layout)?;
     let log = layout.logs("provision").join("tree.log");
     let mut step = |name: &str, what: &str, work: &dyn Fn() -> Result<()>| {
         steps.step(name, || {
@@ -153,7 +161,7 @@ fn portable(dump: &str) -> String {
     kept.map(|line| format!("{line}\n")).collect()
 }
 
-fn apt(tree: &Path, log: &Path, arguments: &[&str]) -> Result<()> {
+pub(super) fn apt(tree: &Path, log: &Path, arguments: &[&str]) -> Result<()> {
     program::run("apt-get in the tree", in_tree(tree, "apt-get").args(arguments), log)
 }
 

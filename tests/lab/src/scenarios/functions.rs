@@ -9,8 +9,7 @@ pub(super) const PIDFILE: &str = "/run/qemu.pid";
 /// A function: what emulates it, where it is on the host, and where a guest sees it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Function {
-    /// The host's emulator's `-device`.
-    device: &'static str,
+    emulation: Emulation,
     /// On the host.
     pub(super) host: &'static str,
     /// In the guest.
@@ -22,19 +21,40 @@ pub(super) struct Function {
 /// One MSI vector, and a DMA engine that writes any bytes to any address. It has no requester id, so that VT-d does not check
 /// whose message it writes: this one device can play the message store of any other.
 pub(super) const EDU: Function = Function {
-    device: "edu,addr=05.0,dma_mask=0xffffffff",
+    emulation: Emulation::Device("edu,addr=05.0,dma_mask=0xffffffff"),
     host: "0000:00:05.0",
     guest: "0000:00:06.0",
     options: "",
 };
 
 /// Ten MSI-X vectors, which a register raises in software, with the function's requester id.
-pub(super) const IGB: Function =
-    Function { device: "igb,addr=06.0", host: "0000:00:06.0", guest: "0000:00:07.0", options: "" };
+pub(super) const IGB: Function = Function {
+    emulation: Emulation::Device("igb,addr=06.0"),
+    host: "0000:00:06.0",
+    guest: "0000:00:07.0",
+    options: "",
+};
+
+/// A card that keeps the messages of its rings in registers of its own, and up to 32 MSI vectors.
+pub(super) const WCN6855: Function = Function {
+    emulation: Emulation::WifiCard("05.0"),
+    host: "0000:00:05.0",
+    guest: "0000:00:06.0",
+    options: "",
+};
+
+/// What emulates a function.
+#[derive(Debug, Clone, Copy)]
+enum Emulation {
+    /// QEMU, with this `-device`.
+    Device(&'static str),
+    /// A program beside QEMU, which shows it at this slot.
+    WifiCard(&'static str),
+}
 
 /// Sixteen contiguous MSI vectors. Nothing here lets it raise them: edu writes their messages.
 pub(super) const XHCI: Function = Function {
-    device: "nec-usb-xhci,addr=07.0,msi=on,msix=off,intrs=16",
+    emulation: Emulation::Device("nec-usb-xhci,addr=07.0,msi=on,msix=off,intrs=16"),
     host: "0000:00:07.0",
     guest: "0000:00:08.0",
     options: "",
@@ -68,7 +88,10 @@ impl Function {
 
 /// An emulated host with these functions.
 pub(super) fn machine_with(functions: &[Function]) -> Machine {
-    functions.iter().fold(Machine::vtd(), |machine, function| machine.device(function.device))
+    functions.iter().fold(Machine::vtd(), |machine, function| match function.emulation {
+        Emulation::Device(device) => machine.device(device),
+        Emulation::WifiCard(slot) => machine.wifi_card(slot),
+    })
 }
 
 /// A guest with these functions assigned to it.

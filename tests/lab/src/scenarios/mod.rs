@@ -16,15 +16,21 @@ mod vtd_event_xhci16;
 mod vtd_native_edu;
 mod vtd_native_igb;
 mod vtd_vfio_control;
+mod vtd_wcn6855_event32;
+mod vtd_wcn6855_native;
+mod vtd_wcn6855_stock;
+mod wcn6855;
 
 use crate::artifacts::Artifacts;
 use crate::checks::{Check, Report};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::layout::Layout;
+use crate::machine::Machine;
 use crate::msi::Pair;
 use functions::{Function, machine_with};
 use kernels::host_is_fit;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// All scenarios.
@@ -36,6 +42,9 @@ pub const ALL: &[&Scenario] = &[
     &vtd_event_xhci16::SCENARIO,
     &vtd_event_igb::SCENARIO,
     &vtd_event_lifecycle::SCENARIO,
+    &vtd_wcn6855_stock::SCENARIO,
+    &vtd_wcn6855_native::SCENARIO,
+    &vtd_wcn6855_event32::SCENARIO,
 ];
 
 /// Enough for anything that the daemon or a kernel does by itself.
@@ -87,15 +96,9 @@ struct Common {
 }
 
 impl Common {
-    /// A host, the daemon on it, and guests: all are fit at the beginning and well at the end.
-    const GUESTS: Self = Self {
-        checks: &[
-            "host-remaps-interrupts",
-            "guest-kernel-is-well",
-            "daemon-leaks-nothing",
-            "daemon-leaves-cleanly",
-            "host-kernel-is-well",
-        ],
+    /// A host and its guest, whose kernels are fit at the beginning and well at the end.
+    const KERNELS: Self = Self {
+        checks: &["host-remaps-interrupts", "guest-kernel-is-well", "host-kernel-is-well"],
         sabotages: &[
             NO_REMAPPING,
             Sabotage {
@@ -103,6 +106,17 @@ impl Common {
                 what: "the guest's kernel panics at the end",
                 fails: "guest-kernel-is-well",
             },
+            Sabotage {
+                name: "host-warns",
+                what: "a line that looks like a kernel warning is written to the host's log",
+                fails: "host-kernel-is-well",
+            },
+        ],
+    };
+    /// The daemon on the host, and its end.
+    const DAEMON: Self = Self {
+        checks: &["daemon-leaks-nothing", "daemon-leaves-cleanly"],
+        sabotages: &[
             Sabotage {
                 name: "lingering-frontend",
                 what: "a frontend stays connected where all should be gone",
@@ -112,11 +126,6 @@ impl Common {
                 name: "killed-daemon",
                 what: "the daemon gets SIGKILL instead of SIGTERM",
                 fails: "daemon-leaves-cleanly",
-            },
-            Sabotage {
-                name: "host-warns",
-                what: "a line that looks like a kernel warning is written to the host's log",
-                fails: "host-kernel-is-well",
             },
         ],
     };
@@ -145,7 +154,18 @@ impl Stand<'_> {
         functions: &[Function],
         play: impl FnOnce(&mut Self, &Host) -> Result<()>,
     ) -> Result<()> {
-        let mut machine = machine_with(functions);
+        self.on_host_with(name, functions, &[], play)
+    }
+
+    /// As [`Stand::on_host`], with `guest_files` in the boot image of its guests.
+    fn on_host_with(
+        &mut self,
+        name: &str,
+        functions: &[Function],
+        guest_files: &[PathBuf],
+        play: impl FnOnce(&mut Self, &Host) -> Result<()>,
+    ) -> Result<()> {
+        let mut machine = guest_files.iter().cloned().fold(machine_with(functions), Machine::guest_file);
         if self.sabotaged(NO_REMAPPING.name) || self.sabotaged("nothing-to-remap") {
             machine = machine.argument("intremap=off");
         }

@@ -62,7 +62,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             fails: "vmm-that-left-leaves-no-vector",
         },
     ],
-    common: &[Common::GUESTS, edu::EVERY_ONE],
+    common: &[Common::KERNELS, Common::DAEMON, edu::EVERY_ONE],
     unsettled: None,
     limit: Duration::from_secs(600),
     run,

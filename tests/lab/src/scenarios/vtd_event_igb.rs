@@ -68,7 +68,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             fails: "native-function-works-beside-it",
         },
     ],
-    common: &[Common::GUESTS, sources::COMMON],
+    common: &[Common::KERNELS, Common::DAEMON, sources::COMMON],
     unsettled: None,
     limit: Duration::from_secs(400),
     run,

@@ -57,7 +57,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             fails: "next-vmm-is-served",
         },
     ],
-    common: &[Common::GUESTS],
+    common: &[Common::KERNELS, Common::DAEMON],
     unsettled: None,
     limit: Duration::from_secs(600),
     run,

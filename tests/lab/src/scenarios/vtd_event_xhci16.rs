@@ -51,7 +51,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             fails: "each-message-runs-its-handler",
         },
     ],
-    common: &[Common::GUESTS, sources::COMMON],
+    common: &[Common::KERNELS, Common::DAEMON, sources::COMMON],
     unsettled: None,
     limit: Duration::from_secs(400),
     run,

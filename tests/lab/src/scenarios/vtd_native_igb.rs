@@ -98,7 +98,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             fails: "told-anew-to-a-driver-that-takes-fewer",
         },
     ],
-    common: &[Common::GUESTS],
+    common: &[Common::KERNELS, Common::DAEMON],
     unsettled: Some("a guest has hung while its function was probed; the cause is not known yet"),
     limit: Duration::from_secs(400),
     run,

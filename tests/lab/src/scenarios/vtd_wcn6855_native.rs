@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A Wi-Fi card in a guest with virtio-irq, native delivery: every ring is heard on the one vector that the guest has for the
+//! card, and the patched ath11k asks for that vector's message when it powers the card up.
+//!
+//! The model has no firmware that would go on from there, so what ath11k does with the message is done by a sample driver.
+
+use super::daemon::Daemon;
+use super::functions::{WCN6855, guest_with};
+use super::kernels::{guest_is_well, host_is_well, start_guest};
+use super::wcn6855::{self as card, Rings, TOLD};
+use super::{Common, SOON, Sabotage, Scenario, Stand, text_of};
+use crate::checks::{Unmet, Verdict, expect};
+use crate::error::{Error, Result};
+use crate::host::{Host, RunningGuest};
+use crate::wifi::{self, Drivers};
+use nix::libc::EAGAIN;
+use std::time::Duration;
+
+/// How often each ring sends its message.
+const TIMES: u64 = 5;
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "vtd-wcn6855-native",
+    summary: "a Wi-Fi card's model in a guest with virtio-irq: every ring is heard, and the patched ath11k asks",
+    checks: &[
+        "patches-apply-and-build",
+        "told-pair-is-the-hosts",
+        "every-ring-is-heard",
+        "works-after-power-down-and-up",
+        "works-after-binding-again",
+        "ath11k-is-told-the-hosts-pair",
+        "ath11k-powers-the-card-up",
+    ],
+    sabotages: &[
+        Sabotage {
+            name: "sloppy-patch",
+            what: "a patch adds a line with white space at its end",
+            fails: "patches-apply-and-build",
+        },
+        Sabotage {
+            name: "simulated-pair",
+            what: "the daemon tells the pair of a simulated function",
+            fails: "told-pair-is-the-hosts",
+        },
+        Sabotage { name: "own-pair", what: "the rings get the guest's pair", fails: "every-ring-is-heard" },
+        Sabotage {
+            name: "power-stays-on",
+            what: "the driver is not told to power the card down",
+            fails: "works-after-power-down-and-up",
+        },
+        Sabotage {
+            name: "forget-to-ask",
+            what: "after binding again the rings get the guest's pair",
+            fails: "works-after-binding-again",
+        },
+        Sabotage {
+            name: "unpatched-driver",
+            what: "the guest has Debian's ath11k",
+            fails: "ath11k-is-told-the-hosts-pair",
+        },
+        Sabotage {
+            name: "no-firmware-file",
+            what: "the guest's kernel looks for firmware in another place",
+            fails: "ath11k-powers-the-card-up",
+        },
+    ],
+    common: &[Common::KERNELS, Common::DAEMON],
+    unsettled: Some("not seen since its steps were joined with those of the other scenarios"),
+    limit: Duration::from_secs(900),
+    run,
+};
+
+fn run(stand: &mut Stand<'_>) -> Result<()> {
+    let drivers = patches_build(stand)?;
+    let files = card::guest_files(stand, Some(&drivers))?;
+    stand.on_host_with(SCENARIO.name, &[WCN6855], &files, play)
+}
+
+fn patches_build(stand: &mut Stand<'_>) -> Result<Drivers> {
+    let bend: Option<fn(&str) -> String> =
+        stand.sabotaged("sloppy-patch").then_some(|patch: &str| patch.replacen("\n+\t", "\n+ \t", 1));
+    let log = stand.layout.logs("build").join("wifi.log");
+    let mut built = None;
+    stand.report.check("patches-apply-and-build", &log, || {
+        let drivers = wifi::drivers(stand.layout, bend)?;
+        let seen =
+            format!("{}; {} steps", drivers.steps.first().map_or("", String::as_str), drivers.steps.len());
+        built = Some(drivers);
+        Ok(seen)
+    })?;
+    built.ok_or_else(|| Error::Unexpected("there is no patched driver".into()))
+}
+
+fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
+    let simulated = stand.sabotaged("simulated-pair");
+    let device = if simulated { WCN6855.spec().replace(WCN6855.host, "sim:wcn6855") } else { WCN6855.spec() };
+    let daemon = Daemon::start(host, "daemon", &[device])?;
+    let guest = Daemon::serve(host, guest_with(&[WCN6855]))?;
+    let guest = start_guest(host, "qemu", &guest, &["virtio_irq", card::MODULE])?;
+    rings_are_heard(stand, host, &guest)?;
+    card::unbind(guest.agent())?;
+    ath11k_asks(stand, host, &guest)?;
+    guest_is_well(stand, &guest, 1)?;
+    daemon.outlasts(stand, host, guest, 1)?;
+    host_is_well(stand, host, None)
+}
+
+fn rings_are_heard(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
+    let agent = guest.agent();
+    let log = agent.kernel_log();
+    let rings = Rings::new(agent);
+    stand.report.check("told-pair-is-the-hosts", &log, || {
+        let (guest_pair, told, there) =
+            (rings.guest_pair()?, rings.host_pair()?, host.msi(WCN6855.host)?.pair);
+        let seen =
+            format!("guest sees {guest_pair}, told {told}, the host's configuration space has {there}");
+        expect(told == there && told != guest_pair, seen)
+    })?;
+    let whose = if stand.sabotaged("own-pair") { "guest" } else { "host" };
+    stand.report.check("every-ring-is-heard", &log, || {
+        rings.program(whose, 0)?;
+        heard(host, &rings)
+    })?;
+    let there = host.msi(WCN6855.host)?.pair;
+    let row = card::row("17 rings, with virtio-irq", rings.guest_pair()?, there, there, &rings.rings()?);
+    stand.report.row(row);
+    power_cycles(stand, host, guest, &rings)?;
+    let whose = if stand.sabotaged("forget-to-ask") { "guest" } else { "host" };
+    stand.report.check("works-after-binding-again", &log, || {
+        card::unbind(agent)?;
+        card::bind(agent, card::MODULE)?;
+        rings.program(whose, 0)?;
+        heard(host, &rings)
+    })
+}
+
+/// The driver powers the card down and up, as it does for a suspend: no message is to be had in between, and the driver, not who
+/// tries it, asks for the new one.
+fn power_cycles(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest, rings: &Rings<'_>) -> Result<()> {
+    let stays = stand.sabotaged("power-stays-on");
+    stand.report.check("works-after-power-down-and-up", &guest.agent().kernel_log(), || {
+        if !stays {
+            rings.power("off")?;
+        }
+        let between = match rings.host_pair() {
+            Ok(pair) => return Err(Unmet::Seen(format!("told {pair} for a card that is off"))),
+            Err(error) if error.errno() == Some(EAGAIN) => "not enabled while it is off",
+            Err(error) => return Err(error.into()),
+        };
+        rings.power("native")?;
+        Ok(format!("{between}; on again: {}", heard(host, rings)?))
+    })
+}
+
+/// Each ring sends its message a few times; each message must run the handler once.
+fn heard(host: &Host, rings: &Rings<'_>) -> Verdict {
+    let (before, count) = (card::sums(&rings.rings()?), host.vfio_interrupts(WCN6855.host)?);
+    rings.fire(TIMES)?;
+    let (all, strays) = (rings.rings()?, rings.strays()?);
+    let there = host.msi(WCN6855.host)?.pair;
+    let (sent, handled) = card::sums(&all);
+    let (sent, handled) = (sent - before.0, handled - before.1);
+    let counted = host.vfio_interrupts(WCN6855.host)? - count;
+    let seen = format!(
+        "{} rings, {sent} messages sent, handler ran {handled} times, host counted {counted}",
+        all.len()
+    );
+    let whole = all.len() as u64 * TIMES;
+    let each = all.iter().all(|ring| ring.programmed == there && ring.sent == ring.handled);
+    expect(each && strays == 0 && whole > 0 && [sent, handled, counted] == [whole; 3], seen)
+}
+
+fn ath11k_asks(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
+    let agent = guest.agent();
+    let model = card::model(host)?;
+    let mark = model.mark();
+    let firmware = if stand.sabotaged("no-firmware-file") { "/nowhere" } else { card::FIRMWARE };
+    card::load_ath11k(stand, guest, !stand.sabotaged("unpatched-driver"), firmware)?;
+    stand.report.check("ath11k-is-told-the-hosts-pair", &agent.kernel_log(), || {
+        let line = agent.kernel_line(0, TOLD, SOON)?;
+        let there = host.msi(WCN6855.host)?.pair;
+        let told = card::told(&line).ok_or_else(|| Unmet::Seen(format!("cannot read {line:?}")))?;
+        expect(told == there, format!("{}; the host has {there}", text_of(&line)))
+    })?;
+    stand.report.check("ath11k-powers-the-card-up", model.log(), || Ok(card::powered_up(host, mark)?))
+}
