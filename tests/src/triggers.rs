@@ -46,8 +46,11 @@ impl Triggers {
     }
 }
 
+/// The mark of what ends a wait for sources.
+const ALARM: u64 = u64::MAX;
+
 /// What the daemon's epoll instance of sources watches: descriptors, and the numbers that go with them. It is the one that
-/// neither watches another instance nor is watched by one.
+/// neither watches another instance nor is watched by one, as those of the worker and of the lookout, and has an alarm.
 fn deliveries(process: u32) -> io::Result<Vec<(i32, u64)>> {
     let process = Path::new("/proc").join(process.to_string());
     let mut instances = BTreeMap::new();
@@ -64,12 +67,13 @@ fn deliveries(process: u32) -> io::Result<Vec<(i32, u64)>> {
     }
     let nested = |watched: &[(i32, u64)]| watched.iter().any(|(fd, _)| instances.contains_key(fd));
     let watched = |fd: &i32| instances.values().flatten().any(|(inner, _)| inner == fd);
-    let mut alone = instances.iter().filter(|(fd, watches)| !nested(watches) && !watched(fd));
+    let has_alarm = |watches: &[(i32, u64)]| watches.iter().any(|(_, mark)| *mark == ALARM);
+    let mut alone =
+        instances.iter().filter(|(fd, watches)| has_alarm(watches) && !nested(watches) && !watched(fd));
     let (Some((_, sources)), None) = (alone.next(), alone.next()) else {
         return Err(io::Error::other("the process has not one epoll instance for its sources"));
     };
-    // The alarm that ends a wait is watched there as well.
-    Ok(sources.iter().copied().filter(|(_, mark)| *mark != u64::MAX).collect())
+    Ok(sources.iter().copied().filter(|(_, mark)| *mark != ALARM).collect())
 }
 
 /// `tfd: 9 events: 80000001 data: 100000003 ...`, see `ep_show_fdinfo` in Linux' `fs/eventpoll.c`.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A core for the daemon, and another one for its host and its guest.
+//! Which cores what is measured runs on: it makes more of a difference than anything else, and the scheduler's choice
+//! changes from one moment to the next.
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -25,6 +26,11 @@ pub(crate) fn apart<R>(measure: impl FnOnce(&Place) -> R) -> R {
     let result = measure(&place);
     stay_on(&all);
     result
+}
+
+/// Runs `measure`, and what it starts, on one core.
+pub(crate) fn together<R>(measure: impl FnOnce() -> R) -> R {
+    apart(|_| measure())
 }
 
 impl Place {

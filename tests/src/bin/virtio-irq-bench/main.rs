@@ -38,12 +38,12 @@ fn main() {
             results.insert(name.to_owned(), measure());
         }
     };
-    let daemon = Daemon::start_built(Profile::Release, &["--device", "sim:wcn6855"]);
+    let daemon = cores::together(|| Daemon::start_built(Profile::Release, &["--device", "sim:wcn6855"]));
     let fresh_kib = resident_kib(daemon.id()).expect("the daemon is alive");
     let mut driver = daemon.connect().expect("the daemon serves");
     part("machine", "the machine", &mut machine::describe);
     let trips = format!("round trips between two processes, {} of each kind", round_trip::COUNT);
-    part("round_trip", &trips, &mut || round_trip::measure(&mut driver));
+    part("round_trip", &trips, &mut || cores::together(|| round_trip::measure(&mut driver)));
     part("host", "reading the host", &mut host::measure);
     part("rates", "interrupts as fast as they can come", &mut sources::rates);
     part("allocations", "allocating sources", &mut sources::allocations);
