@@ -107,29 +107,39 @@ void virtio_irq_events_stop(struct virtio_irq *vi)
 	}
 }
 
-/* Takes what can be taken now; whether there is something to be told later. */
-static bool take(struct virtio_irq *vi, const struct virtio_irq_event_buffer *buffer)
+/* Takes what can be taken now, and keeps what is to be told later. */
+static void take(struct virtio_irq *vi, struct virtio_irq_event_buffer *buffer,
+		 size_t used)
 {
 	struct rs_event event;
-	bool told = false;
 	size_t i;
 
 	lockdep_assert_held(&vi->event_lock);
-	for (i = 0; virtio_irq_rs_event(buffer->copy, buffer->used, i, &event); i++) {
+	buffer->told_count = 0;
+	for (i = 0; i < VIRTIO_IRQ_EVENTS; i++) {
+		if (!virtio_irq_rs_event(&vi->table, buffer->copy, used, i, false,
+					 &event))
+			return;
+		if (event.kind == RS_EVENT_AFTER_REPLIES) {
+			virtio_irq_replies_take(vi);
+			virtio_irq_rs_event(&vi->table, buffer->copy, used, i,
+					    true, &event);
+		}
 		switch (event.kind) {
-		case RS_EVENT_INTERRUPT:
-			virtio_irq_source_fired(vi, &event);
+		case RS_EVENT_FIRED:
+			virtio_irq_source_fired(vi, event.source);
+			continue;
+		case RS_EVENT_NOTHING:
 			continue;
 		case VIRTIO_IRQ_EVENT_SOURCE_REVOKED:
 			virtio_irq_source_revoked(vi, &event);
 			break;
 		case VIRTIO_IRQ_EVENT_GONE:
-			virtio_irq_sources_gone(vi, &event);
+			virtio_irq_function_ended(vi, event.function);
 			break;
 		}
-		told = true;
+		buffer->told[buffer->told_count++] = event;
 	}
-	return told;
 }
 
 /*
@@ -146,15 +156,17 @@ void virtio_irq_events_take(struct virtio_irq *vi)
 	if (!vi->event_vq)
 		return;
 	while ((buffer = virtqueue_get_buf(vi->event_vq, &used))) {
-		buffer->used = min_t(size_t, used, VIRTIO_IRQ_EVENT_SIZE);
-		memcpy(buffer->copy, buffer->data, buffer->used);
+		used = min(used, VIRTIO_IRQ_EVENT_SIZE);
+		memcpy(buffer->copy, buffer->data, used);
 		buffer->state = BUFFER_FREE;
-		if (!take(vi, buffer))
+		take(vi, buffer, used);
+		if (!buffer->told_count)
 			continue;
 		buffer->state = BUFFER_TOLD;
 		list_add_tail(&buffer->node, &vi->event_backlog);
 		schedule_work(&vi->event_work);
 	}
+	virtio_irq_rs_drained(&vi->table);
 	refill(vi);
 }
 
@@ -166,16 +178,13 @@ void virtio_irq_event_done(struct virtqueue *vq)
 
 static void tell(struct virtio_irq *vi, const struct virtio_irq_event_buffer *buffer)
 {
-	struct rs_event event;
-	size_t i;
+	const struct rs_event *event;
 
-	for (i = 0; virtio_irq_rs_event(buffer->copy, buffer->used, i, &event); i++) {
-		if (event.kind == RS_EVENT_INTERRUPT)
-			continue;
-		if (event.kind == VIRTIO_IRQ_EVENT_SOURCE_REVOKED)
-			virtio_irq_source_tell(vi, &event);
+	for (event = buffer->told; event < buffer->told + buffer->told_count; event++) {
+		if (event->kind == VIRTIO_IRQ_EVENT_SOURCE_REVOKED)
+			virtio_irq_source_tell(vi, event);
 		else
-			virtio_irq_functions_notify(vi, &event);
+			virtio_irq_functions_notify(vi, event);
 	}
 }
 

@@ -115,12 +115,8 @@ void virtio_irq_domain_remove(struct virtio_irq *vi)
 void virtio_irq_deliver(struct virtio_irq *vi, struct virtio_irq_source *source)
 {
 	lockdep_assert_held(&vi->event_lock);
-	if (test_bit(SOURCE_REVOKED, &source->state))
-		return;
-	if (source->sources->type == VIRTIO_IRQ_TYPE_INTX) {
+	if (source->sources->type == VIRTIO_IRQ_TYPE_INTX)
 		set_bit(SOURCE_IN_SERVICE, &source->state);
-		set_bit(SOURCE_DEVICE_MASKED, &source->state);
-	}
 	/* Not only from hard irq: also from a thread that looks for events. */
 	generic_handle_domain_irq_safe(vi->domain, source->hwirq);
 }
@@ -132,9 +128,8 @@ struct run {
 	u16 count;
 };
 
-/* Notes that sources of the run are not as they were to become. */
-static void undo(struct virtio_irq *vi, const struct run *run, bool intx_only,
-		 bool again)
+/* What the run asks for is to be looked at again. */
+static void again(struct virtio_irq *vi, const struct run *run)
 {
 	struct virtio_irq_source *source;
 	u32 id;
@@ -142,13 +137,7 @@ static void undo(struct virtio_irq *vi, const struct run *run, bool intx_only,
 	guard(spinlock_irqsave)(&vi->event_lock);
 	for (id = run->first; id < run->first + run->count; id++) {
 		source = vi->by_id[id];
-		if (!source)
-			continue;
-		if (intx_only && source->sources->type != VIRTIO_IRQ_TYPE_INTX)
-			continue;
-		assign_bit(SOURCE_DEVICE_MASKED, &source->state,
-			   run->change == RS_UNMASK);
-		if (again)
+		if (source)
 			set_bit(source->hwirq, vi->changed);
 	}
 }
@@ -160,7 +149,6 @@ static int send(struct virtio_irq_call *call, struct run *run)
 
 	if (!run->count)
 		return 0;
-	call->sent = false;
 	err = virtio_irq_rs_change(call, run->change, run->first, run->count);
 	switch (err) {
 	case 0:
@@ -169,9 +157,7 @@ static int send(struct virtio_irq_call *call, struct run *run)
 	case -ENOENT:		/* A function is gone; its event is on the way. */
 		break;
 	case -ETIMEDOUT:
-		/* What was sent will be done some time. */
-		if (!call->sent)
-			undo(vi, run, false, true);
+		again(vi, run);
 		break;
 	default:
 		dev_warn_ratelimited(&vi->vdev->dev,
@@ -179,14 +165,23 @@ static int send(struct virtio_irq_call *call, struct run *run)
 				     run->change == RS_MASK ? "mask" : "unmask",
 				     run->first, run->first + run->count - 1, err);
 		/*
-		 * Only a pin that the host did not arm stays masked
-		 * (IRQ-DEV-71). A source that was not masked is no harm: what
-		 * it delivers is kept for its client.
+		 * A pin that the host did not arm has to be (IRQ-DEV-71). A
+		 * source that was not masked is no harm: what it delivers is
+		 * kept for its client.
 		 */
-		undo(vi, run, run->change == RS_UNMASK, run->change == RS_UNMASK);
+		if (run->change == RS_UNMASK)
+			again(vi, run);
 	}
 	run->count = 0;
 	return err;
+}
+
+/* As far as it has said so. A pin it masks by itself, when it fires. */
+static bool device_masks(struct virtio_irq *vi,
+			 const struct virtio_irq_source *source)
+{
+	guard(spinlock_irqsave)(&vi->event_lock);
+	return virtio_irq_rs_is_masked(&vi->table, source->id);
 }
 
 void virtio_irq_mask_work(struct work_struct *work)
@@ -218,7 +213,7 @@ void virtio_irq_mask_work(struct work_struct *work)
 			continue;
 		wanted = test_bit(SOURCE_MASKED, &source->state) ||
 			 test_bit(SOURCE_IN_SERVICE, &source->state);
-		if (wanted == test_bit(SOURCE_DEVICE_MASKED, &source->state))
+		if (wanted == device_masks(vi, source))
 			continue;
 		change = wanted ? RS_MASK : RS_UNMASK;
 		if (run.count && (run.change != change || run.count == U16_MAX ||
@@ -232,11 +227,6 @@ void virtio_irq_mask_work(struct work_struct *work)
 		if (!run.count)
 			run = (struct run){ .change = change, .first = source->id };
 		run.count++;
-		/*
-		 * Before the request: as soon as the device has it, a pin can
-		 * fire and be masked again.
-		 */
-		assign_bit(SOURCE_DEVICE_MASKED, &source->state, wanted);
 	}
 	if (err != -ETIMEDOUT)
 		err = send(&call, &run);

@@ -146,42 +146,58 @@ void virtio_irq_requests_reclaim(struct virtio_irq *vi)
 	vi->request_vq = NULL;
 }
 
-/*
- * Hard irq, and with INTx under the transport's own lock. Callbacks are never
- * disabled, so there is no need to look again after the last buffer, and a
- * broken queue cannot keep this loop busy.
- */
-void virtio_irq_request_done(struct virtqueue *vq)
+/* Neither the length nor that the reply stays as it is can be trusted. */
+static void take_reply(struct virtio_irq *vi, struct virtio_irq_slot *slot,
+		       unsigned int used)
 {
-	struct virtio_irq *vi = vq->vdev->priv;
+	lockdep_assert_held(&vi->event_lock);
+	lockdep_assert_held(&vi->lock);
+	slot->used = min_t(size_t, used, slot->reply_size);
+	memcpy(slot->copy, slot->reply, slot->used);
+	slot->status = virtio_irq_rs_replied(&vi->table, &vi->rs, vi, slot->sent,
+					     slot->request_len, slot->copy,
+					     slot->used);
+	if (slot->state == SLOT_IN_FLIGHT) {
+		slot->state = SLOT_HELD;
+		complete(&slot->done);
+	} else if (slot->owes == CALL_ALLOCATE) {
+		slot->state = SLOT_LATE;
+		list_add_tail(&slot->node, &vi->late_slots);
+		schedule_work(&vi->late_work);
+	} else {
+		free_slot(vi, slot);
+	}
+}
+
+/*
+ * Processes the replies that the device has returned, in any context: what an
+ * event means can depend on them (IRQ-DRV-39). Callbacks are never disabled, so
+ * there is no need to look again after the last one, and a broken queue cannot
+ * keep this loop busy.
+ */
+void virtio_irq_replies_take(struct virtio_irq *vi)
+{
 	struct virtio_irq_slot *slot;
 	unsigned int used;
 
-	guard(spinlock_irqsave)(&vi->lock);
-	while ((slot = virtqueue_get_buf(vq, &used))) {
-		switch (slot->state) {
-		case SLOT_IN_FLIGHT:
-			slot->state = SLOT_HELD;
-			slot->used = used;
-			complete(&slot->done);
-			break;
-		case SLOT_ABANDONED:
-			if (slot->owes != CALL_ALLOCATE) {
-				free_slot(vi, slot);
-				break;
-			}
-			slot->state = SLOT_LATE;
-			slot->used = used;
-			list_add_tail(&slot->node, &vi->late_slots);
-			schedule_work(&vi->late_work);
-			break;
-		case SLOT_FREE:
-		case SLOT_HELD:
-		case SLOT_LATE:
-			/* The device is being taken down. */
-			break;
-		}
+	lockdep_assert_held(&vi->event_lock);
+	guard(spinlock)(&vi->lock);
+	if (!vi->request_vq)
+		return;
+	while ((slot = virtqueue_get_buf(vi->request_vq, &used))) {
+		/* Of all others the device is being taken down. */
+		if (slot->state == SLOT_IN_FLIGHT || slot->state == SLOT_ABANDONED)
+			take_reply(vi, slot, used);
 	}
+}
+
+/* Hard irq, and with INTx under the transport's own lock. */
+void virtio_irq_request_done(struct virtqueue *vq)
+{
+	struct virtio_irq *vi = vq->vdev->priv;
+
+	guard(spinlock_irqsave)(&vi->event_lock);
+	virtio_irq_replies_take(vi);
 }
 
 /* Whether there is no need to wait: for a slot, or because of @err. */
@@ -221,6 +237,7 @@ static int submit(struct virtio_irq *vi, struct virtio_irq_slot *slot,
 	int err;
 
 	slot->request_len = request_len;
+	slot->reply_size = reply_size;
 	sg_init_one(&out, slot->request, request_len);
 	sg_init_one(&in, slot->reply, reply_size);
 	reinit_completion(&slot->done);
@@ -254,15 +271,6 @@ static bool abandon(struct virtio_irq_call *call)
 	return true;
 }
 
-/* Neither the length nor that the reply stays as it is can be trusted. */
-static size_t copy_reply(struct virtio_irq_slot *slot, size_t reply_size)
-{
-	size_t used = min_t(size_t, slot->used, reply_size);
-
-	memcpy(slot->copy, slot->reply, used);
-	return used;
-}
-
 ssize_t virtio_irq_exchange(void *ctx, const u8 *request, size_t request_len,
 			    size_t reply_size, const u8 **reply)
 {
@@ -280,6 +288,7 @@ ssize_t virtio_irq_exchange(void *ctx, const u8 *request, size_t request_len,
 	}
 	slot = call->slot;
 	memcpy(slot->request, request, request_len);
+	memcpy(slot->sent, request, request_len);
 	/* A device that claims more than it wrote must not show an old reply. */
 	memset(slot->reply, 0, reply_size);
 
@@ -294,7 +303,7 @@ ssize_t virtio_irq_exchange(void *ctx, const u8 *request, size_t request_len,
 		return slot->status;
 
 	*reply = slot->copy;
-	return copy_reply(slot, reply_size);
+	return slot->used;
 }
 
 void virtio_irq_call_begin(struct virtio_irq_call *call, struct virtio_irq *vi)
@@ -303,6 +312,7 @@ void virtio_irq_call_begin(struct virtio_irq_call *call, struct virtio_irq *vi)
 
 	call->vi = vi;
 	call->kind = CALL_PLAIN;
+	call->sent = false;
 	call->slot = NULL;
 	call->deadline = jiffies + msecs_to_jiffies(ms);
 }
@@ -334,23 +344,18 @@ int virtio_irq_settle(struct virtio_irq_call *call)
 	return READ_ONCE(vi->down);
 }
 
-/*
- * The next request that has allocated sources too late, or NULL. Its reply is
- * in @copy, of length @used.
- */
+/* The next request that may have allocated sources too late, or NULL. */
 struct virtio_irq_slot *virtio_irq_late_begin(struct virtio_irq *vi)
 {
 	struct virtio_irq_slot *slot;
 
-	scoped_guard(spinlock_irqsave, &vi->lock) {
-		slot = list_first_entry_or_null(&vi->late_slots,
-						struct virtio_irq_slot, node);
-		if (!slot)
-			return NULL;
-		list_del(&slot->node);
-		slot->state = SLOT_HELD;
-	}
-	slot->used = copy_reply(slot, RS_SIZE_REPLY);
+	guard(spinlock_irqsave)(&vi->lock);
+	slot = list_first_entry_or_null(&vi->late_slots, struct virtio_irq_slot,
+					node);
+	if (!slot)
+		return NULL;
+	list_del(&slot->node);
+	slot->state = SLOT_HELD;
 	return slot;
 }
 

@@ -18,10 +18,14 @@
 #define RS_SIZE_DEVICE 24
 #define RS_SIZE_TARGET 20
 #define RS_SIZE_EVENT 20
+/* One event as the device writes it. */
+#define RS_SIZE_RECORD 16
 #define RS_SIZE_MSG 16
 #define RS_SIZE_WANTED 24
 #define RS_SIZE_SOURCE 24
 #define RS_SIZE_TEXT 160
+#define RS_SIZE_SLOT 8
+#define RS_SIZE_TABLE 32
 /* Longest request, and longest reply that a request asks for, in bytes. */
 #define RS_SIZE_REQUEST 24
 #define RS_SIZE_REPLY 2048
@@ -46,18 +50,28 @@ struct rs_target {
 	u8 reserved[3];
 };
 
-/* A source fired: a kind of event that only this module sees. */
-#define RS_EVENT_INTERRUPT (VIRTIO_IRQ_EVENT_SOURCE_REVOKED + 1)
+/* What an event means; the first three are those of enum virtio_irq_event. */
+enum rs_event_kind {
+	RS_EVENT_FIRED = VIRTIO_IRQ_EVENT_SOURCE_REVOKED + 1,
+	/* Take the replies that are there, and ask again. */
+	RS_EVENT_AFTER_REPLIES,
+	RS_EVENT_NOTHING,
+};
 
 /* One event of a buffer. */
 struct rs_event {
 	u32 kind;			/* enum virtio_irq_event or the above */
 	u32 type;			/* only for MESSAGE_CHANGED */
-	u32 source;			/* only for INTERRUPT, SOURCE_REVOKED */
+	u32 source;			/* only for FIRED, SOURCE_REVOKED */
 	u16 function;
 	u16 first;			/* only for MESSAGE_CHANGED */
 	u16 count;			/* only for MESSAGE_CHANGED */
 	u16 reserved;
+};
+
+/* The sources that this driver holds, with RS_SIZE_SLOT bytes for each. */
+struct rs_table {
+	u64 opaque[RS_SIZE_TABLE / sizeof(u64)];
 };
 
 /* An allocation as the caller of virtio_irq_alloc_sources() wants it. */
@@ -98,6 +112,7 @@ static_assert(sizeof(struct rs_text) == RS_SIZE_TEXT);
 static_assert(sizeof(struct virtio_irq_msg) == RS_SIZE_MSG);
 static_assert(sizeof(struct rs_wanted) == RS_SIZE_WANTED);
 static_assert(sizeof(struct rs_source) == RS_SIZE_SOURCE);
+static_assert(sizeof(struct rs_table) == RS_SIZE_TABLE);
 
 /* rust/src/errno.rs has these numbers; some architectures have others. */
 static_assert(EPERM == 1 && ENOENT == 2 && EIO == 5 && ENXIO == 6);
@@ -131,7 +146,7 @@ int virtio_irq_rs_allocate(const struct rs_device *device, void *ctx,
 /*
  * What an answer to one of those requests gave that came when nobody waited
  * for it any more. @sources has room for RS_SIZE_REPLY / RS_SIZE_SOURCE.
- * -EBADMSG as above; every other errno means that it gave nothing.
+ * Every errno means that it gave nothing that is known.
  */
 int virtio_irq_rs_allocated(const struct rs_device *device, const u8 *request,
 			    size_t request_len, const u8 *reply,
@@ -141,9 +156,41 @@ int virtio_irq_rs_allocated(const struct rs_device *device, const u8 *request,
 int virtio_irq_rs_change(void *ctx, u32 change, u32 first, u16 count);
 /* Frees all sources of the function, known or not. */
 int virtio_irq_rs_reset_function(void *ctx, u16 function);
-/* Event number @index of a buffer. False: there are no more. */
-bool virtio_irq_rs_event(const u8 *used, size_t len, size_t index,
+
+/*
+ * The table, always under event_lock; these do not sleep. They call
+ * virtio_irq_source_fired() and virtio_irq_function_ended() with @ctx.
+ */
+void virtio_irq_rs_table_init(struct rs_table *table, void *slots, u32 count);
+/* The device was reset, and has no sources. */
+void virtio_irq_rs_table_reset(struct rs_table *table);
+/*
+ * Takes a reply, whoever waits for it: all, and in the order of the used ring.
+ * What an allocation gives counts as masked until virtio_irq_rs_listen().
+ * -EBADMSG: the device gave sources, and nobody knows which.
+ */
+int virtio_irq_rs_replied(struct rs_table *table,
+			  const struct rs_device *device, void *ctx,
+			  const u8 *request, size_t request_len,
+			  const u8 *reply, size_t reply_len);
+/*
+ * Event number @index of a buffer; false: there are no more. @after_replies:
+ * the replies that are there have been taken, as the first answer wanted.
+ */
+bool virtio_irq_rs_event(struct rs_table *table, const u8 *used, size_t len,
+			 size_t index, bool after_replies,
 			 struct rs_event *event);
+/* Event buffers are to be looked through before the next allocation. */
+bool virtio_irq_rs_must_drain(const struct rs_table *table);
+/* All that the device has returned were looked through. */
+void virtio_irq_rs_drained(struct rs_table *table);
+/* The source is about to be freed; -ENOENT: it is not held. */
+int virtio_irq_rs_leave(struct rs_table *table, u32 source);
+/* -ENODEV: the function has no such source any more; -EBUSY: it is revoked. */
+int virtio_irq_rs_check(const struct rs_table *table, u32 source, u16 function);
+/* The client is there; what the source has fired since it was given comes now. */
+void virtio_irq_rs_listen(struct rs_table *table, void *ctx, u32 source);
+bool virtio_irq_rs_is_masked(const struct rs_table *table, u32 source);
 
 /* Wanted by Rust. */
 
@@ -160,6 +207,10 @@ bool virtio_irq_rs_event(const u8 *used, size_t len, size_t index,
  */
 ssize_t virtio_irq_exchange(void *ctx, const u8 *request, size_t request_len,
 			    size_t reply_size, const u8 **reply);
+/* @ctx of these two is struct virtio_irq; its event_lock is held. */
+void virtio_irq_source_fired(void *ctx, u32 source);
+/* All sources of the function have ended, and their ids can be others'. */
+void virtio_irq_function_ended(void *ctx, u16 function);
 void __noreturn virtio_irq_rs_panic(const u8 *text, size_t len);
 
 #endif /* _VIRTIO_IRQ_RUST_CORE_H */

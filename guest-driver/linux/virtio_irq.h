@@ -27,9 +27,10 @@
  */
 #define VIRTIO_IRQ_SLOTS 8
 
-/* Buffers of the event queue, and the size of each: 16 events. */
+/* Buffers of the event queue, and the events and bytes that fit each. */
 #define VIRTIO_IRQ_EVENT_BUFFERS 16
-#define VIRTIO_IRQ_EVENT_SIZE 256
+#define VIRTIO_IRQ_EVENTS 16
+#define VIRTIO_IRQ_EVENT_SIZE (VIRTIO_IRQ_EVENTS * RS_SIZE_RECORD)
 
 /* More than any host has; a device may say any number. */
 #define VIRTIO_IRQ_SOURCES_MAX 8192
@@ -62,11 +63,13 @@ struct virtio_irq_slot {
 	enum virtio_irq_call_kind owes;	/* not CALL_PLAIN: counted in late */
 	struct completion done;
 	size_t request_len;
+	size_t reply_size;
 	int status;		/* 0: the device completed it */
-	unsigned int used;	/* bytes that the device says it wrote */
+	size_t used;		/* length of the copy of the reply */
 	u8 *request;		/* device-readable */
 	u8 *reply;		/* device-writable */
-	u8 *copy;		/* of the reply, where the device cannot reach */
+	u8 sent[RS_SIZE_REQUEST];	/* the request, and */
+	u8 *copy;		/* the reply, where the device cannot reach */
 };
 
 enum virtio_irq_buffer_state {
@@ -78,16 +81,16 @@ enum virtio_irq_buffer_state {
 struct virtio_irq_event_buffer {
 	struct list_head node;
 	enum virtio_irq_buffer_state state;
-	size_t used;
 	u8 *data;		/* device-writable */
 	u8 *copy;		/* of it, where the device cannot reach */
+	unsigned int told_count;
+	struct rs_event told[VIRTIO_IRQ_EVENTS];	/* what is for clients */
 };
 
 /* Bits of a source's state. */
 enum virtio_irq_source_bit {
 	SOURCE_MASKED,		/* Linux wants it masked */
 	SOURCE_IN_SERVICE,	/* INTx: its handler has not ended yet */
-	SOURCE_DEVICE_MASKED,	/* the device was told so, or did it itself */
 	SOURCE_REVOKED,		/* it delivers nothing, and is still held */
 	SOURCE_ENDED,		/* the device does not know it any more */
 	SOURCE_TOLD,		/* its client knows that it is over */
@@ -127,7 +130,7 @@ struct virtio_irq_source {
  * @epoch: counts resets of the device; function ids are only good within one.
  *	Written while the device is down.
  * @lock: protects @down, the request queue, @free_slots, @late_slots, @late and
- *	the slots' state. Taken in hard irq, innermost.
+ *	the slots' state. Taken in hard irq, inside of @event_lock.
  * @down: 0, or the errno with which requests fail
  * @request_vq: request queue; NULL while there are no queues
  * @free_slots: slots that nobody uses
@@ -139,8 +142,8 @@ struct virtio_irq_source {
  * @late_slots: those that have allocated something
  * @late_wait: for @late to become 0, or @down
  * @late_work: frees what @late_slots have allocated
- * @event_lock: protects the event queue and its buffers, @by_id, @early and what
- *	belongs to it. Taken in hard irq, and held while handlers of sources run.
+ * @event_lock: protects the event queue and its buffers, @table and @by_id.
+ *	Taken in hard irq, and held while handlers of sources run.
  * @event_vq: event queue; NULL while there are no queues
  * @event_backlog: buffers with events that are not only interrupts
  * @event_work: tells clients what is in them
@@ -156,11 +159,10 @@ struct virtio_irq_source {
  * @fwnode: its name
  * @hwirqs: numbers in @domain that are taken
  * @by_hwirq: sources, by their number there
- * @by_id: sources that the device knows, by their id
- * @allocating: an allocation is with the device
- * @allocating_for: its function
- * @early: what arrived for sources that it gives, EARLY_ bits by id
- * @early_gone: its function is gone
+ * @table: which sources there are to the Rust core: those that the device has
+ *	given, also the ones that nobody knows of yet
+ * @slots_of_table: its memory
+ * @by_id: sources with a client, by their id
  * @changed: sources whose mask may have changed, by hwirq
  * @mask_work: tells the device of those
  * @late_given: room for what one of @late_slots gave
@@ -186,7 +188,7 @@ struct virtio_irq {
 	wait_queue_head_t late_wait;
 	struct work_struct late_work;
 
-	spinlock_t event_lock;	/* the event queue, by_id and early */
+	spinlock_t event_lock;	/* the event queue, table and by_id */
 	struct virtqueue *event_vq;
 	struct list_head event_backlog;
 	struct work_struct event_work;
@@ -203,10 +205,8 @@ struct virtio_irq {
 	struct ida hwirqs;
 	struct virtio_irq_source **by_hwirq;
 	struct virtio_irq_source **by_id;
-	bool allocating;
-	u16 allocating_for;
-	u8 *early;
-	bool early_gone;
+	struct rs_table table;
+	void *slots_of_table;
 	unsigned long *changed;
 	struct delayed_work mask_work;
 	struct rs_source *late_given;
@@ -279,6 +279,7 @@ void virtio_irq_requests_up(struct virtio_irq *vi);
 void virtio_irq_requests_down(struct virtio_irq *vi, int why);
 void virtio_irq_requests_reclaim(struct virtio_irq *vi);
 void virtio_irq_request_done(struct virtqueue *vq);
+void virtio_irq_replies_take(struct virtio_irq *vi);
 void virtio_irq_call_begin(struct virtio_irq_call *call, struct virtio_irq *vi);
 void virtio_irq_call_end(struct virtio_irq_call *call);
 bool virtio_irq_settled(struct virtio_irq *vi);
@@ -305,6 +306,13 @@ void virtio_irq_function_revoked(struct virtio_irq *vi,
 				 enum virtio_irq_type type, u16 vector);
 
 /* source.c */
+bool virtio_irq_is_held(const struct virtio_irq_source *source);
+void virtio_irq_forget(struct virtio_irq *vi, struct virtio_irq_source *source);
+int virtio_irq_free_ids(struct virtio_irq_call *call, u32 first,
+			unsigned int count);
+void virtio_irq_free_given(struct virtio_irq_call *call,
+			   const struct rs_source *given, unsigned int count);
+void virtio_irq_free_unknown(struct virtio_irq_call *call, u16 function);
 void virtio_irq_sources_init(struct virtio_irq *vi);
 int virtio_irq_sources_alloc(struct virtio_irq *vi, u32 max_sources);
 void virtio_irq_sources_free(struct virtio_irq *vi);
@@ -313,10 +321,8 @@ void virtio_irq_sources_down(struct virtio_irq *vi, int why);
 void virtio_irq_sources_ended(struct virtio_irq *vi);
 void virtio_irq_sources_orphan(struct virtio_irq *vi,
 			       const struct virtio_irq_function *fn);
-void virtio_irq_source_fired(struct virtio_irq *vi, const struct rs_event *event);
 void virtio_irq_source_revoked(struct virtio_irq *vi, const struct rs_event *event);
 void virtio_irq_source_tell(struct virtio_irq *vi, const struct rs_event *event);
-void virtio_irq_sources_gone(struct virtio_irq *vi, const struct rs_event *event);
 
 /* irq.c */
 int virtio_irq_domain_create(struct virtio_irq *vi);

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Structures that C and Rust share, as `rust_core.h` declares them.
 
+use crate::table::Table;
 use core::fmt;
-use virtio_irq_driver::{Device, ProbeError, Target};
-use virtio_irq_proto::{
-    Config, Event, F_EVENT, FunctionId, Message, PciAddress, PciIds, Request, Source, SourceId,
-};
+use virtio_irq_driver::{Device, ProbeError, Slot, Target, Verdict};
+use virtio_irq_proto::{Config, Event, F_EVENT, FunctionId, Message, PciAddress, PciIds, Request, Source};
 
 const HEADER: &[u8] = include_bytes!("../../rust_core.h");
 
@@ -15,9 +14,17 @@ pub(crate) const REPLY_SIZE: usize = defined(b"#define RS_SIZE_REPLY ");
 const _: () = assert!(size_of::<RawDevice>() == defined(b"#define RS_SIZE_DEVICE "));
 const _: () = assert!(size_of::<RawTarget>() == defined(b"#define RS_SIZE_TARGET "));
 const _: () = assert!(size_of::<RawEvent>() == defined(b"#define RS_SIZE_EVENT "));
+const _: () = assert!(Event::SIZE == defined(b"#define RS_SIZE_RECORD "));
 const _: () = assert!(size_of::<RawMsg>() == defined(b"#define RS_SIZE_MSG "));
 const _: () = assert!(size_of::<RawWanted>() == defined(b"#define RS_SIZE_WANTED "));
 const _: () = assert!(size_of::<RawSource>() == defined(b"#define RS_SIZE_SOURCE "));
+// These two are Rust's own, and other compilers may lay them out otherwise.
+const _: () = assert!(
+    size_of::<Slot>() <= defined(b"#define RS_SIZE_SLOT ") && align_of::<Slot>() <= align_of::<u64>()
+);
+const _: () = assert!(
+    size_of::<Table>() <= defined(b"#define RS_SIZE_TABLE ") && align_of::<Table>() <= align_of::<u64>()
+);
 const _: () = assert!(size_of::<Text>() == defined(b"#define RS_SIZE_TEXT "));
 const _: () = assert!(Request::MAX_SIZE == defined(b"#define RS_SIZE_REQUEST "));
 const _: () = assert!(Config::SIZE == defined(b"#define RS_SIZE_CONFIG "));
@@ -120,29 +127,38 @@ impl From<Message> for RawMsg {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct RawEvent {
-    kind: u32,
+    pub(crate) kind: u32,
     irq_type: u32,
-    source: u32,
+    pub(crate) source: u32,
     function: u16,
     first: u16,
     count: u16,
     reserved: u16,
 }
 
-impl From<Event> for RawEvent {
-    fn from(event: Event) -> Self {
-        let about = |kind, function: FunctionId| Self { kind, function: function.0, ..Self::default() };
-        let of_source = |kind, function, source: SourceId| Self { source: source.0, ..about(kind, function) };
+impl RawEvent {
+    /// The event, and what it means.
+    pub(crate) fn new(event: Event, verdict: Verdict) -> Self {
+        let kind = match verdict {
+            Verdict::Changed(..) => 0,
+            Verdict::Gone(_) => 1,
+            Verdict::Revoked(_) => 2,
+            Verdict::Fired(_) => 3,
+            Verdict::AfterReplies => 4,
+            Verdict::Nothing => 5,
+        };
+        let about = |function: FunctionId| Self { kind, function: function.0, ..Self::default() };
         match event {
             Event::MessageChanged { function, vectors } => Self {
                 irq_type: vectors.irq_type.to_wire().into(),
                 first: vectors.first,
                 count: vectors.count.get(),
-                ..about(0, function)
+                ..about(function)
             },
-            Event::FunctionGone { function } => about(1, function),
-            Event::SourceRevoked { function, source } => of_source(2, function, source),
-            Event::Interrupt { function, source } => of_source(3, function, source),
+            Event::FunctionGone { function } => about(function),
+            Event::SourceRevoked { function, source } | Event::Interrupt { function, source } => {
+                Self { source: source.0, ..about(function) }
+            }
         }
     }
 }
@@ -222,7 +238,7 @@ impl fmt::Write for Writer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use virtio_irq_proto::{IrqType, VectorRange};
+    use virtio_irq_proto::{IrqType, SourceId, VectorRange};
 
     #[test]
     fn text_is_cut_to_its_room_and_ends_with_zero() {
@@ -245,22 +261,30 @@ mod tests {
             names,
             ["VIRTIO_IRQ_EVENT_MESSAGE_CHANGED", "VIRTIO_IRQ_EVENT_GONE", "VIRTIO_IRQ_EVENT_SOURCE_REVOKED"]
         );
-        assert!(
-            include_str!("../../rust_core.h")
-                .contains("RS_EVENT_INTERRUPT (VIRTIO_IRQ_EVENT_SOURCE_REVOKED + 1)")
-        );
+        let header = include_str!("../../rust_core.h");
+        assert!(header.contains("\tRS_EVENT_FIRED = VIRTIO_IRQ_EVENT_SOURCE_REVOKED + 1,"));
+        assert!(header.contains("\tRS_EVENT_AFTER_REPLIES,\n\tRS_EVENT_NOTHING,\n"));
         let vectors = VectorRange::of_messages(IrqType::Msix, 3, 2).unwrap();
-        let changed = RawEvent::from(Event::MessageChanged { function: FunctionId(7), vectors });
+        let function = FunctionId(7);
+        let changed =
+            RawEvent::new(Event::MessageChanged { function, vectors }, Verdict::Changed(function, vectors));
         let expected =
             RawEvent { kind: 0, irq_type: 2, source: 0, function: 7, first: 3, count: 2, reserved: 0 };
         assert_eq!(changed, expected);
-        let gone = RawEvent::from(Event::FunctionGone { function: FunctionId(9) });
-        assert_eq!((gone.kind, gone.function), (1, 9));
+        let gone = RawEvent::new(Event::FunctionGone { function }, Verdict::Gone(function));
+        assert_eq!((gone.kind, gone.function), (1, 7));
         let (function, source) = (FunctionId(5), SourceId(0x1_0007));
-        let revoked = RawEvent::from(Event::SourceRevoked { function, source });
-        assert_eq!((revoked.kind, revoked.function, revoked.source), (2, 5, 0x1_0007));
-        let interrupt = RawEvent::from(Event::Interrupt { function, source });
-        assert_eq!((interrupt.kind, interrupt.function, interrupt.source), (3, 5, 0x1_0007));
+        let revoked = Event::SourceRevoked { function, source };
+        let interrupt = Event::Interrupt { function, source };
+        for (event, verdict, kind) in [
+            (revoked, Verdict::Revoked(source), 2),
+            (interrupt, Verdict::Fired(source), 3),
+            (interrupt, Verdict::AfterReplies, 4),
+            (revoked, Verdict::Nothing, 5),
+        ] {
+            let raw = RawEvent::new(event, verdict);
+            assert_eq!((raw.kind, raw.function, raw.source), (kind, 5, 0x1_0007));
+        }
     }
 
     #[test]

@@ -6,19 +6,22 @@
 #![cfg_attr(not(test), no_std)]
 
 mod abi;
+pub mod delivery;
 mod errno;
 mod operation;
 #[cfg(not(test))]
 mod panic;
+mod table;
 
 pub use abi::{RawDevice, RawEvent, RawMsg, RawSource, RawTarget, RawWanted, Text};
+pub use table::Table;
 
 use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 use core::slice;
 use errno::Errno;
 use operation::{Exchange, FindFailure, Wanted};
-use virtio_irq_driver::{Target, events};
+use virtio_irq_driver::Target;
 use virtio_irq_proto::FunctionId;
 
 #[cfg(not(test))]
@@ -277,27 +280,4 @@ pub unsafe extern "C" fn virtio_irq_rs_reset_function(ctx: *mut c_void, function
     // SAFETY: `ctx` is a call that has begun, and C ends it after this function.
     let mut call = unsafe { Call::new(ctx) };
     returned(operation::reset_function(&mut call, FunctionId(function)))
-}
-
-/// Event number `index` of an event buffer; false if there are no more.
-///
-/// # Safety
-/// `used` is readable for `len` bytes, which nobody writes, and `event` is writable.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn virtio_irq_rs_event(
-    used: *const u8,
-    len: usize,
-    index: usize,
-    event: *mut RawEvent,
-) -> bool {
-    // SAFETY: readable and constant by the function's contract.
-    let used = unsafe { slice::from_raw_parts(used, len) };
-    match events(used).map(RawEvent::from).nth(index) {
-        Some(found) => {
-            // SAFETY: writable by the function's contract.
-            unsafe { event.write(found) };
-            true
-        }
-        None => false,
-    }
 }

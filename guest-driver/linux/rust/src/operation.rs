@@ -6,8 +6,8 @@ use crate::errno::Errno;
 use core::num::NonZeroU16;
 use virtio_irq_driver::{Allocation, Block, Device, Fetch, Find, FindError, LIST_PAGE, Progress, Target};
 use virtio_irq_proto::{
-    Allocate, Delivery, FunctionId, IrqType, Layout, ListFunctions, Message, ReplyError, Request,
-    ResetFunction, SourceRange, SourceRequest, VectorRange, read_done, read_head, wire,
+    Allocate, Delivery, FunctionId, IrqType, Layout, ListFunctions, Message, Request, ResetFunction,
+    SourceRange, SourceRequest, VectorRange, read_done, wire,
 };
 use zerocopy::IntoBytes;
 
@@ -167,22 +167,17 @@ impl Wanted {
     }
 }
 
-/// What a reply to ALLOCATE gives. A status of OK and a result that cannot be means that there are sources of which
-/// nothing is known (IRQ-DRV-33, IRQ-DRV-44).
+/// What a reply to ALLOCATE gives.
 fn take(allocation: &Allocation, used: &[u8], room: &mut [RawSource]) -> Result<usize, Errno> {
     let mut taken = 0_usize;
     let mut free = room.iter_mut();
-    let result = allocation.reply(used, |source| {
+    allocation.reply(used, |source| {
         if let Some(place) = free.next() {
             *place = source.into();
             taken = taken.saturating_add(1);
         }
-    });
-    match result {
-        Ok(()) => Ok(taken),
-        Err(ReplyError::Malformed) if read_head(used).is_ok() => Err(Errno::EBADMSG),
-        Err(error) => Err(error.into()),
-    }
+    })?;
+    Ok(taken)
 }
 
 /// Fills `room`, which has a place for each source that can be, and says how many there are.
@@ -483,19 +478,6 @@ mod tests {
     }
 
     #[test]
-    fn sources_that_cannot_be_are_told_from_a_refusal() {
-        let mut host = Host::with_sources(84);
-        // Says that all is well, and then ends.
-        host.otherwise = Status::Ok.to_head().as_bytes().to_vec();
-        assert_eq!(vectors_of(&mut host, &WANTED), Err(Errno::EBADMSG));
-        assert_eq!(host.changed.len(), 84);
-        host.otherwise = vec![0x99, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(vectors_of(&mut host, &WANTED), Err(Errno::EPROTO));
-        host.otherwise = Vec::new();
-        assert_eq!(vectors_of(&mut host, &WANTED), Err(Errno::EPROTO));
-    }
-
-    #[test]
     fn allocations_that_make_no_sense_are_refused() {
         let refused = |raw: RawWanted| Wanted::new(&raw).map(|_| ());
         assert_eq!(refused(WANTED), Ok(()));
@@ -520,7 +502,7 @@ mod tests {
         assert_eq!((room[0].id, room[1].id, room[1].vector), (1007, 1008, 8));
         assert_eq!(function_of(request.as_bytes()), Ok(FunctionId(6)));
         let cut = &reply[..reply.len() - 1];
-        assert_eq!(allocated(events(), request.as_bytes(), cut, &mut room), Err(Errno::EBADMSG));
+        assert_eq!(allocated(events(), request.as_bytes(), cut, &mut room), Err(Errno::EPROTO));
         let refused = Status::NoSpace.to_head();
         assert_eq!(
             allocated(events(), request.as_bytes(), refused.as_bytes(), &mut room),
