@@ -2,6 +2,7 @@
 //! `cargo xtask dist`: what packagers install: man pages and completions from the command line's own description, units,
 //! examples, the module's source, and a Debian package of it all.
 
+use crate::package;
 use crate::test::Outcome;
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -12,7 +13,7 @@ use std::process::{Command, ExitCode};
 use vhost_device_irq::cli::Cli;
 
 /// Where everything goes, below the workspace's root.
-const DIST: &str = "target/dist";
+pub(crate) const DIST: &str = "target/dist";
 
 /// What is kept in the repository for packages.
 const KEPT: &str = "host-backend/dist";
@@ -21,14 +22,18 @@ const KEPT: &str = "host-backend/dist";
 const MODULE_SOURCES: &[&str] =
     &["Cargo.toml", "LICENSES", "proto", "guest-driver/core", "guest-driver/linux", "spec"];
 
-pub(crate) fn run(root: &Path, package: bool) -> ExitCode {
+pub(crate) fn run(root: &Path, package: bool, install: bool) -> ExitCode {
     let outcome = match check(root) {
         failed @ Outcome::Failed(_) => failed,
         checked => {
             if let Outcome::NotRun(missing) = checked {
                 eprintln!("cargo xtask dist: {missing}");
             }
-            if package { debian_package(root) } else { Outcome::Passed }
+            match (package, install) {
+                (_, true) => package::check(root),
+                (true, false) => debian_package(root),
+                (false, false) => Outcome::Passed,
+            }
         }
     };
     match outcome {
@@ -106,7 +111,7 @@ fn vendor(package: &Path) -> io::Result<()> {
 }
 
 /// cargo-deb, under target/tools as cargo-deny is.
-fn debian_package(root: &Path) -> Outcome {
+pub(crate) fn debian_package(root: &Path) -> Outcome {
     let tools = root.join("target/tools");
     let installed = tools.join("bin/cargo-deb");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

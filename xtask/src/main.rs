@@ -7,6 +7,7 @@ mod bench;
 mod demo;
 mod dist;
 mod lab;
+mod package;
 mod simulated;
 mod spec;
 mod table;
@@ -51,6 +52,9 @@ enum Task {
         /// Leaves the Debian package out, which wants a release build
         #[arg(long)]
         no_package: bool,
+        /// Installs the Debian package in the lab's Debian and lets systemd start it, which needs root
+        #[arg(long, conflicts_with = "no_package")]
+        install: bool,
     },
 }
 
@@ -63,7 +67,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(&root),
         Task::Bench => bench::run(&root),
         Task::Spec => spec::run(&root),
-        Task::Dist { no_package } => dist::run(&root, !no_package),
+        Task::Dist { no_package, install } => dist::run(&root, !no_package, install),
     }
 }
 

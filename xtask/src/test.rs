@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask test`: everything that a change must pass, in the order in which it is quickest to fail.
 
-use crate::{dist, lab};
+use crate::{dist, lab, package};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -39,6 +39,11 @@ const STAGES: &[Stage] = &[
         run: dist::check,
     },
     Stage { name: "demo", what: "the simulated demonstration", run: demo },
+    Stage {
+        name: "package",
+        what: "the Debian package, installed and started by systemd",
+        run: package::check,
+    },
     Stage { name: "lab", what: "all scenarios on emulated machines", run: lab::test_all },
 ];
 

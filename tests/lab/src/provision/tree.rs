@@ -34,6 +34,9 @@ const FROM_BACKPORTS: &[&str] = &[
 /// From the release itself: the compiler that the kernel object has to build with.
 const FROM_RELEASE: &[&str] = &["rustc", "cargo", "rust-src"];
 
+/// What the daemon's package needs of a machine, and udev's group for QEMU.
+const FOR_SERVICES: &[&str] = &["systemd", "udev"];
+
 /// The tree is made anew whenever it is wanted, so it need not survive a power cut, and nobody reads manuals in it.
 const DPKG: &str = "force-unsafe-io\npath-exclude=/usr/share/doc/*\npath-exclude=/usr/share/man/*\n\
                     path-exclude=/usr/share/locale/*\n";
@@ -80,9 +83,8 @@ pub(super) fn make(layout: &Layout, fresh: bool) -> Result<()> {
         // ca-certificates has made a bundle of its own, which lacks what this machine trusts besides.
         trust(&tree)
     })?;
-    step("rust", "Rust", &|| {
-        apt(&tree, &log, &[&["install", "--yes", "--no-install-recommends"], FROM_RELEASE].concat())
-    })?;
+    let add = ["install", "--yes", "--no-install-recommends"];
+    step("rust", "Rust", &|| apt(&tree, &log, &[&add, FROM_RELEASE].concat()))?;
     step("kernel", "the kernel that belongs to the headers", &|| kernel::unpack(&tree, BACKPORTS, &log))?;
     step("clean", "what apt leaves behind", &|| {
         apt(&tree, &log, &["clean"])?;
@@ -91,6 +93,12 @@ pub(super) fn make(layout: &Layout, fresh: bool) -> Result<()> {
             fs::create_dir_all(&directory).at(&directory)?;
         }
         Ok(())
+    })?;
+    // The last, so that a tree without it gets it and is not made anew.
+    step("systemd", "systemd, for what is installed as a service", &|| {
+        apt(&tree, &log, &["update"])?;
+        apt(&tree, &log, &[&add, FOR_SERVICES].concat())?;
+        apt(&tree, &log, &["clean"])
     })
 }
 
