@@ -122,36 +122,55 @@ fn linked_statically(layout: &Layout, what: &str) -> Command {
 /// Without what only a debugger reads: nine tenths of a module, which every start of a guest would unpack and load.
 fn modules(layout: &Layout, log: &Path) -> Result<Vec<PathBuf>> {
     let tree = layout.tree();
-    for source in MODULE_SOURCES {
-        mirror(&layout.workspace().join(source), &tree.join("build").join(source))?;
-    }
     let kernel = provision::release(&tree)?;
-    let mut make = in_tree(&tree, "make");
-    make.args(["-C", "/build/guest-driver/linux"]).arg(format!("KDIR=/lib/modules/{kernel}/build"));
-    program::run("make the modules", &mut make, log)?;
-    let strip = |module: &str| -> Result<PathBuf> {
-        let name = module.rsplit('/').next().unwrap_or(module);
-        let stripped = Path::new("/build").join(name);
-        let mut strip = in_tree(&tree, "strip");
-        strip
-            .args(["--strip-debug", "-o"])
-            .arg(&stripped)
-            .arg(Path::new("/build/guest-driver/linux").join(module));
-        program::run("strip a module", &mut strip, log)?;
-        Ok(layout.outside(&stripped))
-    };
-    MODULES.iter().map(|module| strip(module)).collect()
+    // Says what was built last, so that make need not take seconds to find that there is nothing to do. It is away while
+    // anything is copied or built: an interrupted build must not pass for a whole one.
+    let stamp = tree.join("build/modules.built");
+    let product = format!("{kernel} {}", MODULES.join(" "));
+    let whole = fs::read_to_string(&stamp).is_ok_and(|last| last == product);
+    if whole {
+        fs::remove_file(&stamp).at(&stamp)?;
+    }
+    let mut changed = false;
+    for source in MODULE_SOURCES {
+        changed |= mirror(&layout.workspace().join(source), &tree.join("build").join(source))?;
+    }
+    if changed || !whole {
+        make_modules(&tree, &kernel, log)?;
+    }
+    fs::write(&stamp, product).at(&stamp)?;
+    Ok(MODULES.iter().map(|module| layout.outside(&stripped(module))).collect())
 }
 
-/// Makes `to` equal to `from`, but for products. A file that is equal already is not touched, so that make and cargo see
-/// what changed.
-fn mirror(from: &Path, to: &Path) -> Result<()> {
+fn make_modules(tree: &Path, kernel: &str, log: &Path) -> Result<()> {
+    let mut make = in_tree(tree, "make");
+    make.args(["-C", "/build/guest-driver/linux"]).arg(format!("KDIR=/lib/modules/{kernel}/build"));
+    program::run("make the modules", &mut make, log)?;
+    for module in MODULES {
+        let mut strip = in_tree(tree, "strip");
+        strip
+            .args(["--strip-debug", "-o"])
+            .arg(stripped(module))
+            .arg(Path::new("/build/guest-driver/linux").join(module));
+        program::run("strip a module", &mut strip, log)?;
+    }
+    Ok(())
+}
+
+/// Where a module goes in the tree, without what only a debugger reads.
+fn stripped(module: &str) -> PathBuf {
+    Path::new("/build").join(module.rsplit('/').next().unwrap_or(module))
+}
+
+/// Makes `to` equal to `from`, but for products, and says whether it was not. A file that is equal already is not touched, so
+/// that make and cargo see what changed.
+fn mirror(from: &Path, to: &Path) -> Result<bool> {
     if !from.is_dir() {
         let content = fs::read(from).at(from)?;
         if fs::read(to).ok().as_deref() == Some(&content) {
-            return Ok(());
+            return Ok(false);
         }
-        return fs::copy(from, to).map(drop).at(to);
+        return fs::copy(from, to).map(|_| true).at(to);
     }
     fs::create_dir_all(to).at(to)?;
     let children = |directory: &Path| -> Result<Vec<PathBuf>> {
@@ -159,8 +178,9 @@ fn mirror(from: &Path, to: &Path) -> Result<()> {
         let paths: std::io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
         Ok(paths.at(directory)?.into_iter().filter(|path| !is_product(path)).collect())
     };
+    let mut changed = false;
     for child in children(from)? {
-        mirror(&child, &to.join(child.file_name().unwrap_or_default()))?;
+        changed |= mirror(&child, &to.join(child.file_name().unwrap_or_default()))?;
     }
     for child in children(to)? {
         let gone = !from.join(child.file_name().unwrap_or_default()).exists();
@@ -170,9 +190,10 @@ fn mirror(from: &Path, to: &Path) -> Result<()> {
             && child.extension().is_some_and(|suffix| suffix == "rs" || suffix == "patch")
         {
             fs::remove_file(&child).at(&child)?;
+            changed = true;
         }
     }
-    Ok(())
+    Ok(changed)
 }
 
 fn is_product(path: &Path) -> bool {
@@ -200,10 +221,11 @@ mod tests {
         fs::write(from.join("x.o"), "theirs").unwrap();
         fs::write(to.join("x.ko"), "ours").unwrap();
         fs::write(to.join("src/gone.rs"), "old").unwrap();
-        mirror(&from, &to).unwrap();
+        assert!(mirror(&from, &to).unwrap());
         assert_eq!(fs::read_to_string(to.join("src/lib.rs")).unwrap(), "new");
         assert_eq!(fs::read_to_string(to.join("x.ko")).unwrap(), "ours");
         assert!(!to.join("x.o").exists() && !to.join("target").exists() && !to.join("src/gone.rs").exists());
+        assert!(!mirror(&from, &to).unwrap());
     }
 
     #[test]
