@@ -32,6 +32,10 @@ const STOP: Duration = Duration::from_secs(60);
 /// A machine that hangs need not answer.
 const DIAGNOSIS: Duration = Duration::from_secs(20);
 
+/// Looks at what the processor of a machine that hangs does, and the time between two of them.
+const SAMPLES: usize = 20;
+const BETWEEN_SAMPLES: Duration = Duration::from_millis(100);
+
 const HOST_IMAGE: &str = "host.cpio";
 const GUEST_IMAGE: &str = "guest.cpio";
 
@@ -139,6 +143,14 @@ impl Host {
     /// Lets the kernels of the host and its guests log what hangs, for whoever reads the logs of a scenario that did. Nothing is
     /// returned: it is the last that is asked of them.
     pub fn log_what_hangs(&self) {
+        // First what the processor does, host or guest, before anything is asked of either.
+        for _ in 0..SAMPLES {
+            match self.monitor.ask("info registers") {
+                Ok(registers) => self.agent.note("processor", &registers),
+                Err(error) => eprintln!("no diagnosis of the host's processor: {error}"),
+            }
+            std::thread::sleep(BETWEEN_SAMPLES);
+        }
         for agent in self.guests.iter().chain([&self.agent]) {
             // Blocked tasks, then what the processors do.
             for request in ["w", "l"] {

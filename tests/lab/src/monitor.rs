@@ -30,11 +30,16 @@ impl Monitor {
     /// them.
     pub(crate) fn physical(&self, address: u64, count: usize) -> Result<Vec<u32>> {
         let command = format!("xp /{count}wx {address:#x}");
+        let text = self.ask(&command)?;
+        let words = words(&text).filter(|words| words.len() == count);
+        words.ok_or_else(|| Error::Unexpected(format!("the monitor answered {text:?} to {command}")))
+    }
+
+    /// What the monitor for people answers to `command`.
+    pub(crate) fn ask(&self, command: &str) -> Result<String> {
         let arguments = serde_json::json!({ "command-line": command });
         let answer = self.execute("human-monitor-command", &arguments)?;
-        let text = answer.as_str().unwrap_or_default();
-        let words = words(text).filter(|words| words.len() == count);
-        words.ok_or_else(|| Error::Unexpected(format!("the monitor answered {text:?} to {command}")))
+        Ok(answer.as_str().unwrap_or_default().to_owned())
     }
 
     fn execute(&self, command: &str, arguments: &serde_json::Value) -> Result<serde_json::Value> {
