@@ -184,12 +184,13 @@ fn disarm(
     if irq_type == IrqType::Intx {
         return interrupts.release();
     }
-    for run in vectors.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
-        if let (Some(first), Some(last)) = (run.first(), run.last()) {
-            interrupts.disarm(*first..last.saturating_add(1))?;
-        }
-    }
-    Ok(())
+    let runs = vectors.chunk_by(|a, b| a.checked_add(1) == Some(*b));
+    let results = runs.map(|run| match (run.first(), run.last()) {
+        (Some(first), Some(last)) => interrupts.disarm(*first..last.saturating_add(1)),
+        _ => Ok(()),
+    });
+    // All of them, whatever becomes of one.
+    results.fold(Ok(()), Result::and)
 }
 
 fn in_use(active: Result<Option<IrqType>, InterruptError>) -> Result<(), HostError> {

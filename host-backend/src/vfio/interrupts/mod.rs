@@ -264,16 +264,24 @@ impl<D: Ioctl> Interrupts<D> {
             self.park()?;
             ours.remove(0);
         }
+        let mut result = Ok(());
         for run in ours.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
             let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
             let range = u32::from(*first)..u32::from(*last) + 1;
-            self.set(SetAction::Trigger, irq_type, range.start, Data::Eventfds(&vec![None; run.len()]))
-                .map_err(self.failed(Operation::Disarm, irq_type, range))?;
-            if let Some(block) = &mut self.block {
-                block.armed.retain(|vector, _| !run.contains(vector));
+            let none = vec![None; run.len()];
+            match self.set(SetAction::Trigger, irq_type, range.start, Data::Eventfds(&none)) {
+                Ok(_) => {
+                    if let Some(block) = &mut self.block {
+                        block.armed.retain(|vector, _| !run.contains(vector));
+                    }
+                }
+                // The others all the same.
+                Err(error) => {
+                    result = result.and(Err(self.failed(Operation::Disarm, irq_type, range)(error)))
+                }
             }
         }
-        Ok(())
+        result
     }
 
     /// Has the kernel signal the eventfd of a vector, whosever it is, as if the function had raised it.

@@ -469,6 +469,25 @@ fn arming_that_fails_half_way_leaves_none_of_the_vectors_armed() {
 }
 
 #[test]
+fn vectors_are_disarmed_although_others_cannot_be() {
+    let kernel = Fake::new(0, 0, 16);
+    let mut interrupts = kernel.interrupts();
+    let events = eventfds(2);
+    interrupts.enable(IrqType::Msix, 16, 16).unwrap();
+    for first in [1, 5, 9] {
+        interrupts.arm(first, &borrowed(&events)).unwrap();
+    }
+    // The state is asked for, then the first run is disarmed.
+    let calls = kernel.0.borrow().calls;
+    kernel.0.borrow_mut().fail_after = Some(calls + 1);
+    let error = interrupts.disarm(0..16).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    assert_eq!(kernel.triggers().iter().map(|(vector, _)| *vector).collect::<Vec<_>>(), [1, 2]);
+    interrupts.disarm(0..16).unwrap();
+    assert_eq!(kernel.triggers(), []);
+}
+
+#[test]
 fn whatever_fails_nothing_stays_behind() {
     let run = |interrupts: &mut Interrupts<Fake>| -> Result<(), InterruptError> {
         let events = eventfds(6);
