@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Workspace tasks: demo, test, lab, bench, spec and dist.
+//! Workspace tasks: demo, test, lab, bench, mutate, spec and dist.
 
 #![forbid(unsafe_code)]
 
@@ -7,6 +7,7 @@ mod bench;
 mod demo;
 mod dist;
 mod lab;
+mod mutate;
 mod package;
 mod simulated;
 mod spec;
@@ -47,6 +48,14 @@ enum Task {
     ///
     /// Needs pandoc, chromium and npm.
     Spec,
+    /// Makes mistakes in a copy of the cores, and says whether the tests that join them notice
+    ///
+    /// Builds and runs them once for each, which takes half an hour on two cores.
+    Mutate {
+        /// Only mutations with this in their names
+        #[arg(default_value = "")]
+        only: String,
+    },
     /// Writes what packagers install to target/dist: man pages, completions, the module's source, a Debian package
     Dist {
         /// Leaves the Debian package out, which wants a release build
@@ -66,6 +75,7 @@ fn main() -> ExitCode {
         Task::Lab(options) => lab::run(&root, &options),
         Task::Test => test::run(&root),
         Task::Bench => bench::run(&root),
+        Task::Mutate { only } => mutate::run(&root, &only),
         Task::Spec => spec::run(&root),
         Task::Dist { no_package, install } => dist::run(&root, !no_package, install),
     }

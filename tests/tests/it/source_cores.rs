@@ -778,7 +778,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever driver, host and VMM do: no interrupt is lost, doubled or told to the wrong client, no id is given twice,
     /// and nothing is left in the end.
