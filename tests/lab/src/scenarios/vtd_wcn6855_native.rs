@@ -65,7 +65,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         },
     ],
     common: &[Common::KERNELS, Common::DAEMON],
-    unsettled: Some("not seen since its steps were joined with those of the other scenarios"),
+    unsettled: None,
     limit: Duration::from_secs(900),
     run,
 };
