@@ -2,7 +2,7 @@
 //! One eventfd per source, and one descriptor that says that any of them was signalled.
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -175,15 +175,17 @@ impl Deliveries {
     /// # Errors
     /// None that a valid descriptor gives; a caller logs it and goes on.
     pub fn take<'a>(&self, room: &'a mut Room) -> io::Result<Signals<'a>> {
-        self.look(room, Some(&Timespec::default()))
+        let (signals, _) = epoll::wait(&self.epoll, &mut room.0, Some(&Timespec::default()))?;
+        Ok(Signals(signals))
     }
 
-    /// [`Deliveries::take`], but not before there is a signal or an [alarm](Deliveries::alarm).
+    /// Waits until there is something to [take](Deliveries::take), or an [alarm](Deliveries::alarm).
     ///
     /// # Errors
     /// As for [`Deliveries::take`].
-    pub fn wait<'a>(&self, room: &'a mut Room) -> io::Result<Signals<'a>> {
-        self.look(room, None)
+    pub fn wait(&self) -> io::Result<()> {
+        poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], None)?;
+        Ok(())
     }
 
     /// Ends every wait, until [`Deliveries::silence`].
@@ -196,11 +198,6 @@ impl Deliveries {
     pub fn silence(&self) {
         // Empty without an alarm.
         let _ = rustix::io::read(&self.alarm, &mut [0; 8]);
-    }
-
-    fn look<'a>(&self, room: &'a mut Room, timeout: Option<&Timespec>) -> io::Result<Signals<'a>> {
-        let (signals, _) = epoll::wait(&self.epoll, &mut room.0, timeout)?;
-        Ok(Signals(signals))
     }
 
     /// Gives `sink` those of the signals whose sources did not end since.
@@ -321,8 +318,8 @@ mod tests {
         let mut room = Room::new();
         // Another one's look does not take it away from who waits.
         for _ in 0..2 {
-            assert!(!deliveries.take(&mut room).unwrap().is_empty());
-            let signals = deliveries.wait(&mut room).unwrap();
+            deliveries.wait().unwrap();
+            let signals = deliveries.take(&mut room).unwrap();
             assert!(!signals.is_empty());
             deliveries.give(signals, |signal| panic!("{signal:?}"));
         }

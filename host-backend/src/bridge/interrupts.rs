@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From eventfds to the device core: which sources fired, and which fire too often to be watched.
 //!
-//! Several threads may do this at the same time.
+//! Several threads may do this at the same time. Taking a signal and telling the core of it are one step: one that was
+//! taken and not told yet would come after an INTERRUPT that stands for it already (IRQ-DEV-54).
 
 use super::Bridge;
-use crate::deliveries::{BATCH, Room, Signals};
+use crate::deliveries::{BATCH, Room};
 use crate::device::Watch;
 use std::io;
 use std::sync::PoisonError;
@@ -14,32 +15,18 @@ use tracing::warn;
 impl Bridge {
     /// Tells the device core which sources fired since the last call. Returns whether there may be more.
     pub fn collect(&self) -> bool {
-        if self.deliveries.count() == 0 {
-            return false;
-        }
-        let mut room = Room::new();
-        self.tell(self.deliveries.take(&mut room)).unwrap_or(false)
+        self.deliveries.count() > 0 && self.collect_stale_too()
     }
 
-    /// Waits until a source fires, or until the [alarm](crate::deliveries::Deliveries::alarm), and tells the device core.
-    /// Returns whether it could.
-    pub(crate) fn wait_and_collect(&self) -> bool {
+    /// The same, and signals of sources that are gone: while somebody else has their eventfds open, they are watched.
+    pub(crate) fn collect_stale_too(&self) -> bool {
         let mut room = Room::new();
-        self.tell(self.deliveries.wait(&mut room)).is_some()
-    }
-
-    /// Returns whether there may be more signals; `None` if it could not look.
-    fn tell(&self, signals: io::Result<Signals<'_>>) -> Option<bool> {
-        let signals = match signals {
-            Ok(signals) if signals.is_empty() => return Some(false),
-            Ok(signals) => signals,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Some(true),
-            Err(error) => {
-                self.complaints.run(|| warn!("cannot look for interrupts: {error}"));
-                return None;
-            }
-        };
         let _watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        let signals = match self.deliveries.take(&mut room) {
+            Ok(signals) if signals.is_empty() => return false,
+            Ok(signals) => signals,
+            Err(error) => return self.cannot_look(&error),
+        };
         let mut paused = Vec::new();
         {
             let (mut device, now) = (self.device(), Instant::now());
@@ -57,7 +44,22 @@ impl Bridge {
         if !paused.is_empty() {
             self.set_alarm();
         }
-        Some(signals.is_full())
+        signals.is_full()
+    }
+
+    /// Waits until there is something to [collect](Bridge::collect_stale_too), or until the
+    /// [alarm](crate::deliveries::Deliveries::alarm). Returns whether it could.
+    pub(crate) fn wait(&self) -> bool {
+        self.deliveries.wait().map_or_else(|error| self.cannot_look(&error), |()| true)
+    }
+
+    /// Returns whether looking again can help.
+    fn cannot_look(&self, error: &io::Error) -> bool {
+        let interrupted = error.kind() == io::ErrorKind::Interrupted;
+        if !interrupted {
+            self.complaints.run(|| warn!("cannot look for interrupts: {error}"));
+        }
+        interrupted
     }
 
     /// Watches sources again that fired too often and may fire again. Bounded: what is left is for the next alarm.

@@ -5,6 +5,7 @@
 //! interrupt would cost two more looks; and it would find them one request later than they came.
 
 use super::{Progress, Session};
+use crate::bridge::Bridge;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,10 +49,10 @@ impl Session {
     }
 
     fn deliver_interrupts(&self) {
-        while self.bridge.wait_and_collect() && !self.ending.load(Ordering::Acquire) {
+        while self.bridge.wait() && !self.ending.load(Ordering::Acquire) {
             // There is no source before the first request, with which the rings come.
             let Some([_, events]) = self.rings.get() else { continue };
-            if self.deliver_events(events) == Progress::More {
+            if self.deliver_events(events, Bridge::collect_stale_too) == Progress::More {
                 self.wake_again();
             }
         }

@@ -154,13 +154,17 @@ impl Session {
         }
     }
 
-    /// Works off a ring as far as one wakeup goes. `serve` looks for a chain and gives it back.
+    /// Works off a ring as far as one wakeup goes. `begin` is called first, whether the ring runs or not; `serve` looks for
+    /// a chain and gives it back.
     fn work_off(
         &self,
         ring: &Ring,
+        begin: impl FnOnce(),
         mut serve: impl FnMut(&mut VringState<Memory>, &GuestMemoryMmap) -> Result<Look, Broken>,
     ) -> Progress {
-        let Some(mut state) = ring.running() else { return Progress::Done };
+        let running = ring.running();
+        begin();
+        let Some(mut state) = running else { return Progress::Done };
         let memory = self.memory.memory();
         let mut budget = CHAINS_PER_WAKEUP;
         let result = (|| -> Result<Progress, Broken> {
@@ -216,16 +220,20 @@ impl Session {
     }
 
     fn serve_requests(&self, ring: &Ring) -> Progress {
-        self.work_off(ring, |state, memory| {
-            if self.is_stopped() {
-                return Ok(Look::Enough);
-            }
-            let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
-            let _turn = self.turn.take();
-            let used = chain.buffers().and_then(|buffers| self.answer(buffers, memory)).unwrap_or(0);
-            chain.complete(state, memory, used)?;
-            Ok(Look::Completed)
-        })
+        self.work_off(
+            ring,
+            || (),
+            |state, memory| {
+                if self.is_stopped() {
+                    return Ok(Look::Enough);
+                }
+                let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
+                let _turn = self.turn.take();
+                let used = chain.buffers().and_then(|buffers| self.answer(buffers, memory)).unwrap_or(0);
+                chain.complete(state, memory, used)?;
+                Ok(Look::Completed)
+            },
+        )
     }
 
     /// `None` where the chain is given back untouched.
@@ -235,23 +243,30 @@ impl Session {
         buffers.write(memory, reply.bytes())
     }
 
-    fn deliver_events(&self, ring: &Ring) -> Progress {
-        if !self.bridge.device().has_events() {
-            return Progress::Done;
-        }
-        self.work_off(ring, |state, memory| {
-            let _turn = self.turn.take();
-            let mut device = self.bridge.device();
-            if !device.has_events() || self.is_stopped() {
-                return Ok(Look::Enough);
-            }
-            let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
-            let counters = self.bridge.counters();
-            let used =
-                chain.buffers().and_then(|buffers| tell(&mut device, counters, buffers, memory)).unwrap_or(0);
-            chain.complete(state, memory, used)?;
-            Ok(Look::Completed)
-        })
+    /// Collects the signals there are, and tells the guest what there is to tell.
+    fn deliver_events(&self, ring: &Ring, collect: fn(&Bridge) -> bool) -> Progress {
+        let mut more = false;
+        // With the ring in hand: what fired before the driver set it up is told as one with what was pending (IRQ-DEV-54).
+        let progress = self.work_off(
+            ring,
+            || more = collect(&self.bridge),
+            |state, memory| {
+                let _turn = self.turn.take();
+                let mut device = self.bridge.device();
+                if !device.has_events() || self.is_stopped() {
+                    return Ok(Look::Enough);
+                }
+                let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
+                let counters = self.bridge.counters();
+                let used = chain
+                    .buffers()
+                    .and_then(|buffers| tell(&mut device, counters, buffers, memory))
+                    .unwrap_or(0);
+                chain.complete(state, memory, used)?;
+                Ok(Look::Completed)
+            },
+        );
+        if more { Progress::More } else { progress }
     }
 
     fn wake_again(&self) {
@@ -413,7 +428,7 @@ impl VhostUserBackend for Session {
         {
             progress = Progress::More;
         }
-        if self.deliver_events(events) == Progress::More || progress == Progress::More {
+        if self.deliver_events(events, Bridge::collect) == Progress::More || progress == Progress::More {
             self.wake_again();
         }
         Ok(())
