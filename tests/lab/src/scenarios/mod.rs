@@ -9,6 +9,7 @@ mod igb;
 mod kernels;
 mod sources;
 mod vectors;
+mod vtd_doctor;
 mod vtd_event_edu;
 mod vtd_event_igb;
 mod vtd_event_lifecycle;
@@ -38,6 +39,7 @@ pub const ALL: &[&Scenario] = &[
     &vtd_native_edu::SCENARIO,
     &vtd_native_igb::SCENARIO,
     &vtd_vfio_control::SCENARIO,
+    &vtd_doctor::SCENARIO,
     &vtd_event_edu::SCENARIO,
     &vtd_event_xhci16::SCENARIO,
     &vtd_event_igb::SCENARIO,

@@ -6,7 +6,6 @@
 //! keeps its message in registers of its own, like the Wi-Fi cards that virtio-irq is for.
 
 use super::daemon::Daemon;
-use super::doctor;
 use super::edu::{self, Edu, Shot};
 use super::functions::{EDU, guest_with};
 use super::kernels::{Driver, guest_is_well, host_is_well, load, power_off, start_guest};
@@ -41,13 +40,10 @@ pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-native-edu",
     summary: "a guest gets its real MSI pair: VT-d, vfio-pci, KVM, the kernel module and QEMU's edu device",
     checks: &[
-        "doctor-says-works",
         "no-device-no-answer",
         "guest-pair-is-fiction",
         "guest-pair-runs-no-handler",
         "guest-pair-ends-in-the-host",
-        "doctor-sees-the-pair",
-        "doctor-in-the-guest",
         "told-pair-is-the-hosts",
         "refused-before-enable",
         "works-after-enabling-again",
@@ -58,21 +54,6 @@ pub(super) const SCENARIO: Scenario = Scenario {
         "next-frontend-is-served",
     ],
     sabotages: &[
-        Sabotage {
-            name: "nothing-to-remap",
-            what: "the host's kernel leaves interrupt remapping off, and the doctor has to say so",
-            fails: "doctor-says-works",
-        },
-        Sabotage {
-            name: "doctor-too-early",
-            what: "the doctor looks at the guest's pair after the guest gave its vector back",
-            fails: "doctor-sees-the-pair",
-        },
-        Sabotage {
-            name: "doctor-sees-no-driver",
-            what: "the guest's module is unbound from the device while the doctor looks at it from inside",
-            fails: "doctor-in-the-guest",
-        },
         Sabotage {
             name: "device-too-early",
             what: "the guest that shall have no virtio-irq device has one",
@@ -130,9 +111,6 @@ fn run(stand: &mut Stand<'_>) -> Result<()> {
 }
 
 fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
-    stand.report.check("doctor-says-works", &host.agent().kernel_log(), || {
-        doctor::examine(host.agent(), &[EDU.host])?.works()
-    })?;
     let guest = guest_with(&[EDU]);
     if stand.sabotaged("device-too-early") {
         let early = Daemon::start(host, "early-daemon", &[EDU.spec()])?;
@@ -205,7 +183,6 @@ fn without_virtio_irq(stand: &mut Stand<'_>, host: &Host, description: Guest) ->
 fn with_virtio_irq(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     let guest = start_guest(host, "qemu-with", &served(host)?, MODULES)?;
     let log = guest.agent().kernel_log();
-    doctor_looks(stand, host, &guest)?;
     pair_is_told(stand, host, &guest)?;
     enabling_again(stand, host, &guest)?;
     driver_comes_and_goes(stand, host, &guest)?;
@@ -221,35 +198,6 @@ fn with_virtio_irq(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     }
     guest_is_well(stand, &guest, STARTS)?;
     power_off(guest)
-}
-
-/// The doctor on the host names the guest's QEMU and the pair; the one in the guest finds the device and who asks it.
-fn doctor_looks(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
-    let edu = Edu::new(guest.agent());
-    let early = stand.sabotaged("doctor-too-early");
-    stand.report.check("doctor-sees-the-pair", &host.agent().kernel_log(), || {
-        if early {
-            edu.enable_msi(false)?;
-        }
-        let found = doctor::examine(host.agent(), &[EDU.host]);
-        if early {
-            edu.enable_msi(true)?;
-        }
-        let pair = host.msi(EDU.host)?.pair;
-        found?.sees(pair, "qemu-system-x86")
-    })?;
-    let unbound = stand.sabotaged("doctor-sees-no-driver");
-    let driver = Driver::find(guest.agent())?;
-    stand.report.check("doctor-in-the-guest", &guest.agent().kernel_log(), || {
-        if unbound {
-            driver.unbind()?;
-        }
-        let found = doctor::examine(guest.agent(), &["--guest", EDU.guest]);
-        if unbound {
-            driver.bind()?;
-        }
-        found?.works()
-    })
 }
 
 fn pair_is_told(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
