@@ -8,11 +8,14 @@ use crate::error::{Error, Result};
 use crate::host::{Holdings, Host, Process, RunningGuest, payload};
 use crate::machine::Guest;
 use nix::libc::{SIGKILL, SIGTERM};
+use serde_json::Value;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use virtio_irq_lab_agent::{End, Operation};
 
 const SOCKET: &str = "/run/virtio-irq.sock";
+
+const CONTROL_SOCKET: &str = "/run/virtio-irq.ctl";
 
 /// The daemon is to leave at once.
 const LEAVE: Duration = Duration::from_secs(20);
@@ -28,6 +31,7 @@ impl Daemon {
     /// Starts it with these values of `--device`, and waits until it takes frontends. Its log is called `name`.
     pub(super) fn start(host: &Host, name: &str, devices: &[String]) -> Result<Self> {
         let mut argv = vec![payload("vhost-device-irq"), "--socket-path".into(), SOCKET.into()];
+        argv.extend(["--control-socket".into(), CONTROL_SOCKET.into()]);
         for device in devices {
             argv.extend(["--device".into(), device.clone()]);
         }
@@ -53,6 +57,15 @@ impl Daemon {
             Err(Error::Late { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// What its control socket answers to this command of `ctl`.
+    pub(super) fn ctl(&self, host: &Host, command: &[&str]) -> Result<Value> {
+        let daemon = payload("vhost-device-irq");
+        let argv = [&[&*daemon, "ctl", "--json", "--socket", CONTROL_SOCKET], command].concat();
+        let answer = host.agent().run(&argv)?;
+        serde_json::from_str(&answer)
+            .map_err(|why| Error::Unexpected(format!("{}: {why}: {answer}", self.name)))
     }
 
     /// The guest with the virtio-irq device added, in the words of the daemon.

@@ -6,6 +6,9 @@ use crate::machine::{Guest, Machine};
 /// The VMM's process id, by which the daemon finds the VFIO devices.
 pub(super) const PIDFILE: &str = "/run/qemu.pid";
 
+/// Where the VMM speaks QMP.
+pub(super) const QMP: &str = "/run/qmp.sock";
+
 /// A function: what emulates it, where it is on the host, and where a guest sees it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Function {
@@ -98,5 +101,7 @@ pub(super) fn machine_with(functions: &[Function]) -> Machine {
 pub(super) fn guest_with(functions: &[Function]) -> Guest {
     let assign =
         |guest: Guest, function: &Function| guest.assign(function.host, function.slot(), function.options);
-    functions.iter().fold(Guest::plain(), assign).with(["-pidfile", PIDFILE].map(str::to_owned))
+    let qmp = format!("unix:{QMP},server=on,wait=off");
+    let options = ["-pidfile", PIDFILE, "-qmp", &qmp].map(str::to_owned);
+    functions.iter().fold(Guest::plain(), assign).with(options)
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What is shown, one function each.
 
+mod control;
 mod daemon;
 mod doctor;
 mod edu;

@@ -5,6 +5,7 @@
 //! QEMU's edu device writes any bytes to any address by its DMA engine, and an MSI is such a write. So edu is a device that
 //! keeps its message in registers of its own, like the Wi-Fi cards that virtio-irq is for.
 
+use super::control;
 use super::daemon::Daemon;
 use super::edu::{self, Edu, Shot};
 use super::functions::{EDU, guest_with};
@@ -48,6 +49,9 @@ pub(super) const SCENARIO: Scenario = Scenario {
         "refused-before-enable",
         "works-after-enabling-again",
         "driver-unbinds-and-binds",
+        "status-shows-the-pair",
+        "detached-function-is-gone",
+        "attached-function-is-served",
         "reboot-1-is-served",
         "reboot-2-is-served",
         "reboot-3-is-served",
@@ -89,6 +93,9 @@ pub(super) const SCENARIO: Scenario = Scenario {
             what: "the guest's virtio-irq driver is not unbound",
             fails: "driver-unbinds-and-binds",
         },
+        control::DETACHED_TOO_EARLY,
+        control::KEEP_ATTACHED,
+        control::ATTACHED_ELSEWHERE,
         Sabotage {
             name: "no-driver-after-reboot",
             what: "from the second reboot on the guest does not load the virtio-irq driver",
@@ -123,7 +130,7 @@ fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     let simulated = stand.sabotaged("simulated-pair");
     let device = if simulated { EDU.spec().replace(EDU.host, "sim:edu") } else { EDU.spec() };
     let daemon = Daemon::start(host, "daemon", &[device])?;
-    with_virtio_irq(stand, host)?;
+    with_virtio_irq(stand, host, &daemon)?;
     next_frontend(stand, host, &daemon)?;
     daemon.leaks_nothing(stand, host, FRONTENDS)?;
     daemon.leaves(stand)?;
@@ -180,12 +187,13 @@ fn without_virtio_irq(stand: &mut Stand<'_>, host: &Host, description: Guest) ->
 }
 
 /// The cure, and that it lasts: over disabling and enabling, the driver's own going and coming, and reboots.
-fn with_virtio_irq(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
+fn with_virtio_irq(stand: &mut Stand<'_>, host: &Host, daemon: &Daemon) -> Result<()> {
     let guest = start_guest(host, "qemu-with", &served(host)?, MODULES)?;
     let log = guest.agent().kernel_log();
     pair_is_told(stand, host, &guest)?;
     enabling_again(stand, host, &guest)?;
     driver_comes_and_goes(stand, host, &guest)?;
+    control::function_comes_and_goes(stand, host, daemon, &guest)?;
     for (number, name) in
         (1..=REBOOTS).zip(["reboot-1-is-served", "reboot-2-is-served", "reboot-3-is-served"])
     {
