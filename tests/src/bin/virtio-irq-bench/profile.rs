@@ -27,7 +27,7 @@ pub(crate) fn measure(process: u32, count: u32, mut work: impl FnMut()) -> Value
 
 /// How often each system call was made in one run.
 fn system_calls(process: u32, count: u32, work: &mut dyn FnMut()) -> io::Result<Map<String, Value>> {
-    let names = ["epoll_wait", "epoll_pwait", "read", "write", "futex"];
+    let names = ["epoll_wait", "epoll_pwait", "poll", "ppoll", "read", "write", "futex"];
     let events = names.map(|name| format!("{CALLS}{name}")).join(",");
     let output = under(&["stat", "-x", ",", "-e", &events], process, work)?;
     let counts = String::from_utf8_lossy(&output.stderr).into_owned();
