@@ -18,7 +18,7 @@ pub const BATCH: usize = 256;
 /// The eventfds that the host signals when a source fires.
 ///
 /// They are watched edge-triggered and not read: each signal is an edge of its own, so an interrupt costs its share
-/// of one `epoll_wait` and no system call more. The counter behind an eventfd has 64 bits and does not fill up.
+/// of a `poll` that waits and of an `epoll_wait` that takes, and no system call more. The counter behind an eventfd has 64 bits and does not fill up.
 #[derive(Debug)]
 pub struct Deliveries {
     epoll: OwnedFd,

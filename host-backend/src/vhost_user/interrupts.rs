@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The thread that interrupts take.
 //!
-//! The library's worker could wait for them as well, but only by way of an epoll instance in its own, so that each
-//! interrupt would cost two more looks; and it would find them one request later than they came.
+//! The library's worker could wait for them as well, but only by way of an epoll instance in its own; and it would find
+//! them one request later than they came.
 
 use super::{Progress, Session};
 use crate::bridge::Bridge;
@@ -51,7 +51,11 @@ impl Session {
     fn deliver_interrupts(&self) {
         while self.bridge.wait() && !self.ending.load(Ordering::Acquire) {
             // There is no source before the first request, with which the rings come.
-            let Some([_, events]) = self.rings.get() else { continue };
+            let Some([_, events]) = self.rings.get() else {
+                // But an earlier frontend's may still be signalled. Left in place it would end every wait at once.
+                self.bridge.collect_stale_too();
+                continue;
+            };
             if self.deliver_events(events, Bridge::collect_stale_too) == Progress::More {
                 self.wake_again();
             }
