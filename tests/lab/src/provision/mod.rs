@@ -6,6 +6,7 @@
 
 mod drivers;
 mod kernel;
+mod room;
 mod sources;
 mod steps;
 mod tree;
@@ -39,6 +40,7 @@ const PROGRAMS: &[(&str, &str)] = &[
 pub fn provision(layout: &Layout, fresh: bool) -> Result<()> {
     able(layout)?;
     let _lock = layout.lock()?;
+    room::check(layout)?;
     tree::make(layout, fresh)
 }
 
