@@ -2,6 +2,9 @@
 //! What is written is read back as it was, and no bytes make a reader panic.
 #![cfg(test)]
 
+mod common;
+
+use common::emit;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::num::NonZeroU16;
@@ -9,8 +12,7 @@ use virtio_irq_proto::wire::{self, FunctionListHead, MessageListHead, SourceList
 use virtio_irq_proto::{
     Allocate, Config, Delivery, Event, Function, FunctionFlags, FunctionId, FunctionList, GetMessages,
     IrqType, Layout, ListFunctions, Message, MessageList, PciAddress, PciIds, ReplyError, Request,
-    ResetFunction, Source, SourceId, SourceList, SourceRange, SourceRequest, Status, VectorRange, read_done,
-    read_head,
+    ResetFunction, Source, SourceId, SourceList, SourceRange, Status, VectorRange, read_done, read_head,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -112,18 +114,6 @@ prop_compose! {
 prop_compose! {
     fn message()(address: u64, data: u32, generation: u32) -> Message {
         Message { address, data, generation }
-    }
-}
-
-fn emit(request: &Request) -> Vec<u8> {
-    match request {
-        Request::ListFunctions(list) => list.to_wire().as_bytes().to_vec(),
-        Request::GetMessages(get) => get.to_wire().as_bytes().to_vec(),
-        Request::Allocate(allocate) => allocate.to_wire().as_bytes().to_vec(),
-        Request::Free(range) => SourceRequest::Free.to_wire(*range).as_bytes().to_vec(),
-        Request::Mask(range) => SourceRequest::Mask.to_wire(*range).as_bytes().to_vec(),
-        Request::Unmask(range) => SourceRequest::Unmask.to_wire(*range).as_bytes().to_vec(),
-        Request::ResetFunction(reset) => reset.to_wire().as_bytes().to_vec(),
     }
 }
 

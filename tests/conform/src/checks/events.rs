@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the device says unasked.
+//! What the device says unasked of sources and messages that there are.
 
 use super::Check;
 use crate::guest::{DATA, Desc, NEXT, POISON};
 use crate::provoke::Action;
 use crate::report::Seen;
-use crate::session::{
-    Bench, Candidate, EVENT, Outcome, Session, broken, buffer, is_interrupt, range, seen_records, unseen,
-};
-use virtio_irq_proto::wire::{self, event_type};
-use virtio_irq_proto::{EVENT_QUEUE, FunctionId, SourceRequest, Status};
+use crate::session::{Bench, Outcome, broken, buffer, is_interrupt, pair, range, seen_records, unseen};
+use virtio_irq_proto::wire::event_type;
+use virtio_irq_proto::{EVENT_QUEUE, SourceRequest};
 
 pub(super) const CHECKS: &[Check] = &[
     ("IRQ-DEV-33", events_wait_for_buffers),
@@ -19,19 +17,7 @@ pub(super) const CHECKS: &[Check] = &[
     ("IRQ-DEV-53", what_fired_is_delivered),
     ("IRQ-DEV-54", nothing_is_delivered_twice),
     ("IRQ-DEV-55", first_fired_first_delivered),
-    ("IRQ-DEV-57", pins_mask_themselves),
     ("IRQ-DEV-37", moved_messages_are_announced),
-    ("IRQ-DEV-61", lost_sources_are_announced_once),
-    ("IRQ-DEV-73", lost_sources_are_silent_and_keep_their_ids),
-];
-
-/// These take a function from the device for good.
-pub(super) const REMOVING: &[Check] = &[
-    ("IRQ-DEV-23", gone_functions_are_not_listed),
-    ("IRQ-DEV-74", other_events_come_first),
-    ("IRQ-DEV-39", gone_is_said_once),
-    ("IRQ-DEV-40", gone_is_the_last_word),
-    ("IRQ-DEV-75", gone_takes_the_sources_along),
 ];
 
 fn seen_buffer(head: u16, used: u32, bytes: Vec<u8>) -> Vec<Seen> {
@@ -52,11 +38,7 @@ fn events_wait_for_buffers(bench: &Bench<'_>) -> Outcome {
     // A request, so that the device has taken note of the interrupt before there is a buffer.
     session.functions()?;
     session.listen();
-    match session.record()? {
-        Some(record) if is_interrupt(&record, source.id) => Ok(()),
-        Some(record) => broken("another event than the pending one came", seen_records(&[record])),
-        None => broken("an event that was pending does not come when there is a buffer", Vec::new()),
-    }
+    session.interrupts_next(source.id, "an event that was pending does not come when there is a buffer")
 }
 
 fn buffers_are_filled_with_whole_records(bench: &Bench<'_>) -> Outcome {
@@ -114,13 +96,7 @@ fn unusable_buffers_come_back_empty(bench: &Bench<'_>) -> Outcome {
         }
     }
     session.listen();
-    match session.record()? {
-        Some(record) if is_interrupt(&record, source.id) => Ok(()),
-        other => {
-            let records: Vec<_> = other.into_iter().collect();
-            broken("the event that was pending did not come in the next buffer", seen_records(&records))
-        }
-    }
+    session.interrupts_next(source.id, "the event that was pending did not come in the next buffer")
 }
 
 fn buffers_stay_until_there_is_an_event(bench: &Bench<'_>) -> Outcome {
@@ -155,14 +131,11 @@ fn what_fired_is_delivered(bench: &Bench<'_>) -> Outcome {
         if masked {
             session.must(SourceRequest::Unmask, source.id)?;
         }
-        match session.record()? {
-            Some(record) if is_interrupt(&record, source.id) => {}
-            Some(record) => return broken("another event than its INTERRUPT came", seen_records(&[record])),
-            None if masked => {
-                return broken("a source fired while masked delivers nothing after UNMASK", Vec::new());
-            }
-            None => return broken("a source fired and delivers nothing", Vec::new()),
-        }
+        let missing = match masked {
+            true => "a source fired while masked delivers nothing after UNMASK",
+            false => "a source fired and delivers nothing",
+        };
+        session.interrupts_next(source.id, missing)?;
     }
     Ok(())
 }
@@ -170,11 +143,11 @@ fn what_fired_is_delivered(bench: &Bench<'_>) -> Outcome {
 fn nothing_is_delivered_twice(bench: &Bench<'_>) -> Outcome {
     let mut session = bench.session()?;
     let candidate = session.candidate(2)?;
-    let (source, witness) = (session.hold(&candidate, 0)?, session.hold(&candidate, 1)?);
+    let (source, witness) = (session.hold(&candidate, 0)?, session.witness(&candidate, 1)?);
     session.listen();
     session.raise(&candidate, 0)?;
-    let mut records = session.witnessed(&candidate, &witness)?;
-    records.extend(session.witnessed(&candidate, &witness)?);
+    let mut records = session.witnessed(&witness)?;
+    records.extend(session.witnessed(&witness)?);
     let count = records.iter().filter(|record| is_interrupt(record, source.id)).count();
     if count > 1 {
         return broken(
@@ -185,11 +158,7 @@ fn nothing_is_delivered_twice(bench: &Bench<'_>) -> Outcome {
     // Unmasking what did not fire delivers nothing.
     session.must(SourceRequest::Mask, source.id)?;
     session.must(SourceRequest::Unmask, source.id)?;
-    let records = session.witnessed(&candidate, &witness)?;
-    if records.iter().any(|record| is_interrupt(record, source.id)) {
-        return broken("a source that did not fire delivered after UNMASK", seen_records(&records));
-    }
-    Ok(())
+    session.stays_silent(source.id, &witness, "a source that did not fire delivered after UNMASK")
 }
 
 fn first_fired_first_delivered(bench: &Bench<'_>) -> Outcome {
@@ -219,30 +188,6 @@ fn first_fired_first_delivered(bench: &Bench<'_>) -> Outcome {
     Ok(())
 }
 
-fn pins_mask_themselves(bench: &Bench<'_>) -> Outcome {
-    let mut session = bench.session()?;
-    let [function, other] = session.two_candidates(1)?;
-    if !function.intx {
-        return unseen("needs a function with a pin");
-    }
-    let pin = function.pin();
-    let (source, witness) = (session.hold(&pin, 0)?, session.hold(&other, 0)?);
-    session.listen();
-    session.raise(&pin, 0)?;
-    session.until(source.id)?;
-    session.raise(&pin, 0)?;
-    let records = session.witnessed(&other, &witness)?;
-    if records.iter().any(|record| is_interrupt(record, source.id)) {
-        return broken("an INTx source delivers again before UNMASK", seen_records(&records));
-    }
-    session.must(SourceRequest::Unmask, source.id)?;
-    let records = session.witnessed(&other, &witness)?;
-    if records.iter().any(|record| is_interrupt(record, source.id)) {
-        return Ok(());
-    }
-    broken("an INTx source whose pin is asserted delivers nothing after UNMASK", seen_records(&records))
-}
-
 /// What a device finds is its affair; what it says about it has to be right.
 fn moved_messages_are_announced(bench: &Bench<'_>) -> Outcome {
     let mut session = bench.session()?;
@@ -252,9 +197,7 @@ fn moved_messages_are_announced(bench: &Bench<'_>) -> Outcome {
     session.provoke(Action::Move { function: function.id.0 })?;
     let Some(first) = range(vectors.irq_type, 0, 1) else { return Ok(()) };
     let after = session.messages(function.id, first)?;
-    if after.first().map(|now| (now.address, now.data))
-        == before.first().map(|then| (then.address, then.data))
-    {
+    if after.first().map(pair) == before.first().map(pair) {
         return unseen("the messages did not move");
     }
     let Some(record) = session.record()? else {
@@ -272,201 +215,4 @@ fn moved_messages_are_announced(bench: &Bench<'_>) -> Outcome {
     } else {
         broken("messages moved, and the event says something else", seen_records(&[record]))
     }
-}
-
-/// Sources of a function whose interrupts the VMM took, and one of another function, with the events that followed.
-fn losing(
-    session: &mut Session<'_>,
-) -> Outcome<(Vec<virtio_irq_proto::Source>, Candidate, Vec<wire::Event>)> {
-    let [function, other] = session.two_candidates(2)?;
-    let sources = session.allocate(function.any(2, 2))?;
-    let witness = session.hold(&other, 0)?;
-    if let Some(source) = sources.first() {
-        session.raise(&function, source.vector)?;
-    }
-    session.functions()?;
-    session.provoke(Action::Take { function: function.id.0 })?;
-    // A device finds out at the latest when more of the function is wanted.
-    let _ = session.allocate_answer(virtio_irq_proto::Allocate { first: 1, ..function.any(1, 1) })?;
-    session.listen();
-    let mut records = session.witnessed(&other, &witness)?;
-    records.extend(session.witnessed(&other, &witness)?);
-    Ok((sources, function, records))
-}
-
-fn lost_sources_are_announced_once(bench: &Bench<'_>) -> Outcome {
-    let mut session = bench.session()?;
-    let (sources, _, records) = losing(&mut session)?;
-    let revoked = |id: u32| {
-        let of = |record: &&wire::Event| {
-            record.kind.get() == event_type::SOURCE_REVOKED && record.source.get() == id
-        };
-        records.iter().filter(of).count()
-    };
-    let counts: Vec<_> = sources.iter().map(|source| revoked(source.id.0)).collect();
-    if counts.iter().all(|count| *count == 0) {
-        return unseen("the device did not find that the sources ended");
-    }
-    if counts.iter().any(|count| *count != 1) {
-        return broken(
-            format!("SOURCE_REVOKED came {counts:?} times for the sources"),
-            seen_records(&records),
-        );
-    }
-    Ok(())
-}
-
-fn lost_sources_are_silent_and_keep_their_ids(bench: &Bench<'_>) -> Outcome {
-    let mut session = bench.session()?;
-    let (sources, _, records) = losing(&mut session)?;
-    for source in &sources {
-        let revoked = |record: &wire::Event| {
-            record.kind.get() == event_type::SOURCE_REVOKED && record.source.get() == source.id.0
-        };
-        let Some(place) = records.iter().position(revoked) else {
-            return unseen("the device did not find that the sources ended");
-        };
-        let after = records.get(place..).unwrap_or_default();
-        if after.iter().any(|record| is_interrupt(record, source.id)) {
-            return broken("an INTERRUPT came after SOURCE_REVOKED", seen_records(&records));
-        }
-    }
-    for source in sources {
-        let answer = session.with_source(SourceRequest::Free, source.id)?;
-        if !answer.is(Status::Ok) {
-            return answer.broken(format!("FREE of a revoked source gets {}", answer.outcome()));
-        }
-    }
-    Ok(())
-}
-
-/// A function leaves while it has a pending interrupt. What the device says then and after more questions about it.
-struct Departure {
-    function: FunctionId,
-    sources: Vec<virtio_irq_proto::Source>,
-    records: Vec<wire::Event>,
-    listed: bool,
-    /// What MASK of each of its sources gets.
-    masks: Vec<crate::session::Answer>,
-}
-
-fn departure(bench: &Bench<'_>) -> Outcome<Departure> {
-    let mut session = bench.session()?;
-    session.require(EVENT, "VIRTIO_IRQ_F_EVENT")?;
-    let candidates = session.candidates(2)?;
-    let [other, .., function] = candidates.as_slice() else {
-        return unseen("needs two functions with event delivery, of which one can leave");
-    };
-    let sources = session.allocate(function.any(2, 2))?;
-    let witness = session.hold(other, 0)?;
-    session.raise(function, sources.first().map_or(0, |source| source.vector))?;
-    session.functions()?;
-    session.provoke(Action::Remove { function: function.id.0 })?;
-    let mut found = false;
-    for _ in 0..3 {
-        let vector = virtio_irq_proto::Allocate { first: 1, ..function.any(1, 1) };
-        found |= session.allocate_answer(vector)?.is(Status::FunctionGone);
-    }
-    if !found {
-        return unseen("the device did not find that the function left");
-    }
-    session.listen();
-    let mut records = session.witnessed(other, &witness)?;
-    let listed = session.functions()?.iter().any(|listed| listed.id == function.id);
-    let mut masks = Vec::new();
-    for source in &sources {
-        masks.push(session.with_source(SourceRequest::Mask, source.id)?);
-    }
-    let _ = session.allocate_answer(function.any(1, 1))?;
-    records.extend(session.witnessed(other, &witness)?);
-    Ok(Departure { function: function.id, sources, records, listed, masks })
-}
-
-impl Departure {
-    fn is_gone(&self, record: &wire::Event) -> bool {
-        record.kind.get() == event_type::FUNCTION_GONE && record.function.get() == self.function.0
-    }
-}
-
-fn gone_functions_are_not_listed(bench: &Bench<'_>) -> Outcome {
-    let departure = departure(bench)?;
-    if departure.listed {
-        return broken(format!("function {} is gone and is listed", departure.function), Vec::new());
-    }
-    Ok(())
-}
-
-fn gone_is_said_once(bench: &Bench<'_>) -> Outcome {
-    let departure = departure(bench)?;
-    match departure.records.iter().filter(|record| departure.is_gone(record)).count() {
-        1 => Ok(()),
-        count => broken(
-            format!("FUNCTION_GONE came {count} times for a function that the device found gone"),
-            seen_records(&departure.records),
-        ),
-    }
-}
-
-fn gone_is_the_last_word(bench: &Bench<'_>) -> Outcome {
-    let departure = departure(bench)?;
-    let Some(place) = departure.records.iter().position(|record| departure.is_gone(record)) else {
-        return unseen("needs FUNCTION_GONE, which did not come");
-    };
-    let after = departure.records.iter().skip(place + 1);
-    // The device can give a source's id to another function, so the function decides.
-    let of_it =
-        |record: &&wire::Event| record.function.get() == departure.function.0 && !departure.is_gone(record);
-    if after.filter(of_it).count() > 0 {
-        return broken(
-            "an event of a function came after its FUNCTION_GONE",
-            seen_records(&departure.records),
-        );
-    }
-    Ok(())
-}
-
-fn gone_takes_the_sources_along(bench: &Bench<'_>) -> Outcome {
-    let departure = departure(bench)?;
-    for answer in &departure.masks {
-        if !answer.is(Status::NoSource) {
-            return answer.broken(format!("a source of a function that is gone gets {}", answer.outcome()));
-        }
-    }
-    let revoked = |record: &&wire::Event| {
-        record.kind.get() == event_type::SOURCE_REVOKED
-            && departure.sources.iter().any(|source| source.id.0 == record.source.get())
-    };
-    if departure.records.iter().filter(revoked).count() > 0 {
-        return broken("SOURCE_REVOKED came for a function that is gone", seen_records(&departure.records));
-    }
-    Ok(())
-}
-
-fn other_events_come_first(bench: &Bench<'_>) -> Outcome {
-    let mut session = bench.session()?;
-    let candidates = session.candidates(2)?;
-    let [other, .., function] = candidates.as_slice() else {
-        return unseen("needs two functions with event delivery, of which one can leave");
-    };
-    let source = session.hold(other, 0)?;
-    session.raise(other, 0)?;
-    session.functions()?;
-    session.provoke(Action::Remove { function: function.id.0 })?;
-    if !session.allocate_answer(function.any(1, 1))?.is(Status::FunctionGone) {
-        return unseen("the device did not find that the function left");
-    }
-    session.listen();
-    let mut records = session.until(source.id)?;
-    let gone = |record: &wire::Event| record.kind.get() == event_type::FUNCTION_GONE;
-    if records.first().is_some_and(gone) {
-        return Ok(());
-    }
-    if !records.iter().any(gone) {
-        // It was pending if it comes after.
-        records.extend(session.record()?);
-    }
-    if records.iter().any(gone) {
-        return broken("an INTERRUPT came before a pending event of another type", seen_records(&records));
-    }
-    unseen("needs FUNCTION_GONE, which did not come")
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! LIST_FUNCTIONS. What is said of functions that leave is in `events`.
+//! LIST_FUNCTIONS. What is said of functions that leave is in `endings`.
 
 use super::Check;
 use crate::report::Seen;
-use crate::session::{Bench, EVENT, NATIVE, Outcome, Session, broken, range, unseen};
+use crate::session::{Bench, EVENT, NATIVE, Outcome, Session, broken, pair, range, unseen};
 use virtio_irq_proto::{Function, FunctionFlags, IrqType, Status, wire};
 use zerocopy::IntoBytes;
 
@@ -152,7 +152,7 @@ fn stable_messages_stay(bench: &Bench<'_>) -> Outcome {
             return unseen(format!("function {} was disabled meanwhile", function.id));
         }
         let now = session.messages(function.id, vectors)?;
-        let moved = now.iter().zip(&before).any(|(a, b)| (a.address, a.data) != (b.address, b.data));
+        let moved = now.iter().zip(&before).any(|(a, b)| pair(a) != pair(b));
         if moved {
             return answer.broken("a message of a function with VIRTIO_IRQ_FN_STABLE moved");
         }

@@ -3,7 +3,7 @@
 
 use super::Check;
 use crate::provoke::Action;
-use crate::session::{Bench, Outcome, Session, range, unseen};
+use crate::session::{Bench, Outcome, Session, pair, range, unseen};
 use virtio_irq_proto::{Function, IrqType, Message, VectorRange, wire};
 use zerocopy::FromBytes;
 
@@ -13,10 +13,6 @@ pub(super) const CHECKS: &[Check] = &[
     ("IRQ-DEV-31", another_message_has_another_generation),
     ("IRQ-DEV-32", the_same_message_keeps_its_generation),
 ];
-
-fn pair(message: &Message) -> (u64, u32) {
-    (message.address, message.data)
-}
 
 fn one_message_for_each_vector(bench: &Bench<'_>) -> Outcome {
     let mut session = bench.session()?;

@@ -3,9 +3,11 @@
 
 mod chains;
 mod config;
+mod endings;
 mod events;
 mod list;
 mod messages;
+mod pins;
 mod requests;
 mod reset;
 mod sources;
@@ -27,9 +29,11 @@ const CHECKS: &[&[Check]] = &[
     list::CHECKS,
     messages::CHECKS,
     sources::CHECKS,
+    pins::CHECKS,
     events::CHECKS,
+    endings::CHECKS,
     reset::CHECKS,
-    events::REMOVING,
+    endings::REMOVING,
 ];
 
 /// What no check tries, and why.

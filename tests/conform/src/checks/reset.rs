@@ -4,7 +4,7 @@
 
 use super::Check;
 use crate::provoke::Action;
-use crate::session::{Bench, Outcome, QUEUE_SIZE, broken, is_interrupt, seen_records, unseen};
+use crate::session::{Bench, Outcome, QUEUE_SIZE, broken, pair, seen_records, unseen};
 use virtio_irq_proto::{EVENT_QUEUE, SourceRequest, Status};
 
 pub(super) const CHECKS: &[Check] = &[
@@ -23,9 +23,9 @@ fn resets_forget_events(bench: &Bench<'_>) -> Outcome {
     session.raise(&candidate, 0)?;
     session.functions()?;
     session.reset()?;
-    let witness = session.hold(&candidate, 1)?;
+    let witness = session.witness(&candidate, 1)?;
     session.listen();
-    let records = session.witnessed(&candidate, &witness)?;
+    let records = session.witnessed(&witness)?;
     if records.is_empty() {
         return Ok(());
     }
@@ -46,10 +46,11 @@ fn resets_leave_functions_alone(bench: &Bench<'_>) -> Outcome {
     }
     let answer = session.messages_answer(function.id, vectors)?;
     let after = session.messages(function.id, vectors)?;
-    let pairs = |messages: &[virtio_irq_proto::Message]| -> Vec<_> {
-        messages.iter().map(|message| (message.address, message.data)).collect()
-    };
-    if pairs(&before) == pairs(&after) { Ok(()) } else { answer.broken("a reset moved messages") }
+    if before.iter().map(pair).eq(after.iter().map(pair)) {
+        Ok(())
+    } else {
+        answer.broken("a reset moved messages")
+    }
 }
 
 fn pauses_keep_generations(bench: &Bench<'_>) -> Outcome {
@@ -59,9 +60,10 @@ fn pauses_keep_generations(bench: &Bench<'_>) -> Outcome {
     session.pause()?;
     let answer = session.messages_answer(function.id, vectors)?;
     let after = session.messages(function.id, vectors)?;
-    let kept = before.iter().zip(&after).all(|(before, after)| {
-        (before.address, before.data) != (after.address, after.data) || before.generation == after.generation
-    });
+    let kept = before
+        .iter()
+        .zip(&after)
+        .all(|(before, after)| pair(before) != pair(after) || before.generation == after.generation);
     if kept {
         Ok(())
     } else {
@@ -78,11 +80,7 @@ fn the_eventq_alone_forgets_nothing(bench: &Bench<'_>) -> Outcome {
     session.guest.take_down(EVENT_QUEUE)?;
     session.guest.set_up(EVENT_QUEUE, QUEUE_SIZE)?;
     session.listen();
-    match session.record()? {
-        Some(record) if is_interrupt(&record, source.id) => Ok(()),
-        Some(record) => broken("another event than the pending one came", seen_records(&[record])),
-        None => broken("a pending event is lost when the eventq alone is set up again", Vec::new()),
-    }
+    session.interrupts_next(source.id, "a pending event is lost when the eventq alone is set up again")
 }
 
 fn generations_outlive_resets(bench: &Bench<'_>) -> Outcome {
@@ -99,10 +97,10 @@ fn generations_outlive_resets(bench: &Bench<'_>) -> Outcome {
         }
         let answer = session.messages_answer(function.id, vectors)?;
         let after = session.messages(function.id, vectors)?;
-        let mixed_up = before.iter().zip(&after).any(|(before, after)| {
-            (before.address, before.data) != (after.address, after.data)
-                && before.generation == after.generation
-        });
+        let mixed_up = before
+            .iter()
+            .zip(&after)
+            .any(|(before, after)| pair(before) != pair(after) && before.generation == after.generation);
         if mixed_up {
             let what = if pause { "pause" } else { "reset" };
             return answer

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Event delivery: ALLOCATE, FREE, MASK and UNMASK.
+//! Event delivery: ALLOCATE, FREE, MASK and UNMASK. What is particular to a pin is in `pins`.
 
 use super::Check;
 use crate::provoke::Action;
 use crate::session::{
-    Answer, Bench, Candidate, Miss, NATIVE, Outcome, Session, broken, is_interrupt, range, seen_records,
-    unseen,
+    Answer, Bench, Candidate, Miss, NATIVE, Outcome, Session, broken, pair, range, seen_records, unseen,
 };
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
@@ -25,7 +24,6 @@ pub(super) const CHECKS: &[Check] = &[
     ("IRQ-DEV-68", all_or_none),
     ("IRQ-DEV-69", freed_sources_are_silent),
     ("IRQ-DEV-70", masked_sources_are_silent),
-    ("IRQ-DEV-71", pins_that_were_not_armed_stay_masked),
     ("IRQ-DEV-72", the_host_cannot_keep_a_source),
 ];
 
@@ -230,10 +228,7 @@ fn messages_of_sources(bench: &Bench<'_>) -> Outcome {
             return unseen(format!("needs GET_MESSAGES of a source, which got {}", told.outcome()));
         }
         let message = session.messages(candidate.id, vector)?;
-        let same = message.first().is_some_and(|message| {
-            (message.address, message.data) == (source.message.address, source.message.data)
-        });
-        if !same {
+        if message.first().map(pair) != Some(pair(&source.message)) {
             return answer.broken(format!(
                 "GET_MESSAGES tells another message of source {}, which is vector {}",
                 source.id, source.vector
@@ -246,23 +241,16 @@ fn messages_of_sources(bench: &Bench<'_>) -> Outcome {
 fn new_sources_are_clean(bench: &Bench<'_>) -> Outcome {
     let mut session = bench.session()?;
     let candidate = session.candidate(2)?;
-    let witness = session.hold(&candidate, 1)?;
+    let witness = session.witness(&candidate, 1)?;
     let first = session.hold(&candidate, 0)?;
     session.raise(&candidate, 0)?;
     session.must(SourceRequest::Mask, first.id)?;
     session.must(SourceRequest::Free, first.id)?;
     let second = session.hold(&candidate, 0)?;
     session.listen();
-    let records = session.witnessed(&candidate, &witness)?;
-    if records.iter().any(|record| is_interrupt(record, second.id)) {
-        return broken("a new source delivers what fired before it was allocated", seen_records(&records));
-    }
+    session.stays_silent(second.id, &witness, "a new source delivers what fired before it was allocated")?;
     session.raise(&candidate, 0)?;
-    let records = session.witnessed(&candidate, &witness)?;
-    if records.iter().any(|record| is_interrupt(record, second.id)) {
-        return Ok(());
-    }
-    broken("a new source fired and delivered nothing", seen_records(&records))
+    session.delivers(second.id, &witness, "a new source fired and delivered nothing")
 }
 
 fn refusals_leave_nothing(bench: &Bench<'_>) -> Outcome {
@@ -336,11 +324,11 @@ fn all_or_none(bench: &Bench<'_>) -> Outcome {
 fn freed_sources_are_silent(bench: &Bench<'_>) -> Outcome {
     let mut session = bench.session()?;
     let candidate = session.candidate(2)?;
-    let (freed, witness) = (session.hold(&candidate, 0)?, session.hold(&candidate, 1)?);
+    let (freed, witness) = (session.hold(&candidate, 0)?, session.witness(&candidate, 1)?);
     session.raise(&candidate, 0)?;
     session.must(SourceRequest::Free, freed.id)?;
     session.listen();
-    let records = session.witnessed(&candidate, &witness)?;
+    let records = session.witnessed(&witness)?;
     if records.iter().any(|record| record.source.get() == freed.id.0) {
         return broken("a source that was freed still has an event", seen_records(&records));
     }
@@ -350,7 +338,7 @@ fn freed_sources_are_silent(bench: &Bench<'_>) -> Outcome {
 fn masked_sources_are_silent(bench: &Bench<'_>) -> Outcome {
     let mut session = bench.session()?;
     let candidate = session.candidate(2)?;
-    let (masked, witness) = (session.hold(&candidate, 0)?, session.hold(&candidate, 1)?);
+    let (masked, witness) = (session.hold(&candidate, 0)?, session.witness(&candidate, 1)?);
     // Pending when it is masked, and fired after.
     for before in [true, false] {
         if before {
@@ -361,45 +349,12 @@ fn masked_sources_are_silent(bench: &Bench<'_>) -> Outcome {
             session.raise(&candidate, 0)?;
         }
         session.listen();
-        let records = session.witnessed(&candidate, &witness)?;
-        if records.iter().any(|record| is_interrupt(record, masked.id)) {
-            return broken("a masked source delivered an INTERRUPT", seen_records(&records));
-        }
+        session.stays_silent(masked.id, &witness, "a masked source delivered an INTERRUPT")?;
         session.reset()?;
         session.hold(&candidate, 0)?;
         session.hold(&candidate, 1)?;
     }
     Ok(())
-}
-
-fn pins_that_were_not_armed_stay_masked(bench: &Bench<'_>) -> Outcome {
-    let mut session = bench.session()?;
-    let [function, other] = session.two_candidates(1)?;
-    if !function.intx {
-        return unseen("needs a function with a pin");
-    }
-    let pin = function.pin();
-    let (source, witness) = (session.hold(&pin, 0)?, session.hold(&other, 0)?);
-    session.listen();
-    session.raise(&pin, 0)?;
-    session.until(source.id)?;
-    session.provoke(Action::Fail { function: function.id.0 })?;
-    let failed = session.with_source(SourceRequest::Unmask, source.id)?;
-    if failed.is(Status::Ok) {
-        return unseen("needs the host to fail at UNMASK");
-    }
-    session.raise(&pin, 0)?;
-    let records = session.witnessed(&other, &witness)?;
-    if records.iter().any(|record| is_interrupt(record, source.id)) {
-        return broken("a pin that the host did not arm delivers", seen_records(&records));
-    }
-    session.must(SourceRequest::Unmask, source.id)?;
-    session.raise(&pin, 0)?;
-    let records = session.witnessed(&other, &witness)?;
-    if records.iter().any(|record| is_interrupt(record, source.id)) {
-        return Ok(());
-    }
-    broken("after a failed UNMASK another one does not unmask", seen_records(&records))
 }
 
 fn the_host_cannot_keep_a_source(bench: &Bench<'_>) -> Outcome {

@@ -147,6 +147,8 @@ impl Twist {
         let entries = std::mem::take(&mut self.memory.entries);
         self.memory = Memory { entries, ..Memory::default() };
         self.written = None;
+        // A failure that nothing asked for is not the next check's.
+        self.failing.store(false, Ordering::Release);
     }
 
     pub(crate) fn features(&self, features: u64) -> u64 {
