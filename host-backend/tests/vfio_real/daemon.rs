@@ -5,6 +5,7 @@ use crate::common::{Daemon, EVENTS, Vm, allocate_of, get_messages, page, sources
 use crate::owner::{Owner, Writer, borrowed, eventfds, fired, quiet};
 use crate::qemu::Qemu;
 use crate::{edus, hand_in, host_interrupts, igb, prepare_igb, vectors_are_gone, xhci};
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
@@ -104,6 +105,21 @@ impl Machine {
         }
     }
 
+    /// The source's message, from whoever writes it, is its interrupt.
+    #[track_caller]
+    fn delivers(&mut self, writer: &Writer, (source, _, pair): &(u8, u8, Pair)) {
+        writer.write(pair.address, pair.data);
+        assert_eq!(self.event(), Interrupt(*source));
+    }
+
+    /// The guest is told of the end of each of these sources.
+    #[track_caller]
+    fn loses(&mut self, sources: Range<u8>) {
+        for source in sources {
+            assert_eq!(self.event(), Revoked(source));
+        }
+    }
+
     /// Nothing fires. A request is answered after all that fired before it was told.
     #[track_caller]
     fn silent(&mut self) {
@@ -142,11 +158,10 @@ fn the_daemon_delivers_sixteen_sources_of_xhci() {
     let mut machine = Machine::start(xhci, &own());
     let sources_of = machine.allocate(MSI, 0, 16);
     let base = sources_of[0].2;
-    for (number, (id, vector, pair)) in sources_of.iter().enumerate() {
-        assert_eq!((usize::from(*id), usize::from(*vector)), (number, number));
-        assert_eq!(*pair, Pair { data: base.data + number as u32, ..base });
-        writer.write(pair.address, pair.data);
-        assert_eq!(machine.event(), Interrupt(*id));
+    for (number, source) in sources_of.iter().enumerate() {
+        let pair = Pair { data: base.data + number as u32, ..base };
+        assert_eq!(*source, (number as u8, number as u8, pair));
+        machine.delivers(&writer, source);
     }
     let fire = |source: u8| writer.write(base.address, base.data + u32::from(source));
     assert_eq!(machine.status(&sources(MASK, 3, 2), 8), OK);
@@ -170,9 +185,8 @@ fn the_daemon_delivers_sixteen_sources_of_xhci() {
     machine.allocate(MSI, 0, 16);
     let mut machine = machine.reconnect();
     vectors_are_gone(xhci);
-    let (source, _, pair) = machine.allocate(MSI, 2, 1)[0];
-    writer.write(pair.address, pair.data);
-    assert_eq!(machine.event(), Interrupt(source));
+    let source = machine.allocate(MSI, 2, 1)[0];
+    machine.delivers(&writer, &source);
     machine.daemon.stop();
     vectors_are_gone(xhci);
 }
@@ -231,30 +245,21 @@ fn the_daemon_waits_for_qemu_and_yields_to_its_guest() {
     assert_eq!(machine.status(&allocate_of(0, MSI, 0, 4), 112), NOT_READY);
     let mut qemu = Qemu::start("whole", &[xhci]);
     let sources_of = machine.allocate(MSI, 0, 4);
-    writer.write(sources_of[2].2.address, sources_of[2].2.data);
-    assert_eq!(machine.event(), Interrupt(2));
+    machine.delivers(&writer, &sources_of[2]);
     // The guest enables MSI in the function's own capability, and nobody asks the daemon for anything.
-    let at = qemu.capability(6, 5);
-    qemu.write_config(6, at + 4, 0);
-    qemu.write_config(6, at + 6, 0xfee0);
-    qemu.write_config(6, at + 2, 0x0001);
-    for source in 0..4 {
-        assert_eq!(machine.event(), Revoked(source));
-    }
+    qemu.enable_msi(6);
+    machine.loses(0..4);
     // Its own vector stays.
     assert_eq!(host_interrupts(xhci), [format!("vfio-msi[0]({xhci})")]);
     assert_eq!(machine.status(&sources(FREE, 0, 4), 8), OK);
     assert_eq!(host_interrupts(xhci), [format!("vfio-msi[0]({xhci})")]);
     assert_eq!(machine.status(&allocate_of(0, MSI, 0, 4), 112), BUSY);
-    qemu.write_config(6, at + 2, 0);
+    qemu.disable_msi(6);
     let sources_of = machine.allocate(MSI, 0, 4);
-    writer.write(sources_of[3].2.address, sources_of[3].2.data);
-    assert_eq!(machine.event(), Interrupt(3));
+    machine.delivers(&writer, &sources_of[3]);
     // The VMM dies, and another wants the function while the daemon's frontend is still there.
     qemu.kill();
-    for source in 0..4 {
-        assert_eq!(machine.event(), Revoked(source));
-    }
+    machine.loses(0..4);
     vectors_are_gone(xhci);
     drop(Owner::of(&[xhci]).unwrap());
     assert_eq!(machine.status(&sources(FREE, 0, 4), 8), OK);
@@ -290,21 +295,15 @@ fn a_device_that_was_lent_to_qemu_delivers_until_qemu_ends() {
     assert_eq!(machine.status(&allocate_of(0, MSI, 0, 4), 112), NOT_READY);
     let mut qemu = Qemu::borrow("lent", program(), &path);
     let sources_of = machine.allocate(MSI, 0, 4);
-    for (source, _, pair) in &sources_of {
-        writer.write(pair.address, pair.data);
-        assert_eq!(machine.event(), Interrupt(*source));
+    for source in &sources_of {
+        machine.delivers(&writer, source);
     }
     // The guest enables MSI for itself, and disables it again.
-    let at = qemu.capability(6, 5);
-    qemu.write_config(6, at + 4, 0);
-    qemu.write_config(6, at + 6, 0xfee0);
-    qemu.write_config(6, at + 2, 0x0001);
-    for source in 0..4 {
-        assert_eq!(machine.event(), Revoked(source));
-    }
+    qemu.enable_msi(6);
+    machine.loses(0..4);
     assert_eq!(host_interrupts(xhci), [format!("vfio-msi[0]({xhci})")]);
     assert_eq!(machine.status(&sources(FREE, 0, 4), 8), OK);
-    qemu.write_config(6, at + 2, 0);
+    qemu.disable_msi(6);
     machine.allocate(MSI, 0, 4);
     // It is bound to the IOMMUFD of one VMM, and comes back when that ends.
     let mut second = program();
@@ -312,16 +311,13 @@ fn a_device_that_was_lent_to_qemu_delivers_until_qemu_ends() {
     let refused = String::from_utf8(second.output().unwrap().stderr).unwrap();
     assert!(refused.contains("another VMM has it"), "{refused}");
     qemu.kill();
-    for source in 0..4 {
-        assert_eq!(machine.event(), Revoked(source));
-    }
+    machine.loses(0..4);
     vectors_are_gone(xhci);
     assert_eq!(machine.status(&sources(FREE, 0, 4), 8), OK);
     machine.daemon.wait_for_line("was given back");
     let _qemu = Qemu::borrow("lent", program(), &path);
-    let (source, _, pair) = machine.allocate(MSI, 0, 4)[2];
-    writer.write(pair.address, pair.data);
-    assert_eq!(machine.event(), Interrupt(source));
+    let source = machine.allocate(MSI, 0, 4)[2];
+    machine.delivers(&writer, &source);
     machine.daemon.stop();
     vectors_are_gone(xhci);
 }
@@ -343,8 +339,7 @@ fn what_the_vmm_took_over_stays_its_own_when_the_guest_frees_at_once() {
         assert_eq!(machine.status(&sources(FREE, 0, if free_all { 8 } else { 4 }), 8), OK);
         assert_their_own(&writer, &pairs, &theirs);
         if !free_all {
-            let revoked: Vec<_> = (4..8).map(|_| machine.event()).collect();
-            assert_eq!(revoked, (4..8).map(Revoked).collect::<Vec<_>>());
+            machine.loses(4..8);
             assert_eq!(machine.status(&sources(FREE, 4, 4), 8), OK);
             assert_their_own(&writer, &pairs, &theirs);
         }
@@ -354,9 +349,7 @@ fn what_the_vmm_took_over_stays_its_own_when_the_guest_frees_at_once() {
     let pairs = machine.allocate(MSI, 0, 8);
     device.set_irqs(IrqType::Msi, 0, Data::None(0)).unwrap();
     device.set_irqs(IrqType::Msi, 0, Data::Eventfds(&fds)).unwrap();
-    for source in 0..8 {
-        assert_eq!(machine.event(), Revoked(source));
-    }
+    machine.loses(0..8);
     assert_eq!(machine.status(&sources(FREE, 0, 8), 8), OK);
     assert_eq!(host_interrupts(xhci).len(), 4);
     drop(pairs);

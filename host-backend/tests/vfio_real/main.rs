@@ -399,10 +399,7 @@ fn beside_qemu_the_interrupts_are_ours_until_its_guest_wants_them() {
     writer.write(pairs[7].address, pairs[7].data);
     println!("fired: {:?}", fired(&events));
     // The guest enables MSI in the function's own capability.
-    let at = qemu.capability(7, 5);
-    qemu.write_config(7, at + 4, 0);
-    qemu.write_config(7, at + 6, 0xfee0);
-    qemu.write_config(7, at + 2, 0x0001);
+    qemu.enable_msi(7);
     let lost = interrupts.still_ours().unwrap_err();
     println!("after the guest enabled MSI: {lost}; {:?}", host_interrupts(xhci).len());
     assert!(matches!(lost, Lost::Replaced(_)), "{lost}");
@@ -412,7 +409,7 @@ fn beside_qemu_the_interrupts_are_ours_until_its_guest_wants_them() {
     let error = interrupts.enable(IrqType::Msi, 1, 16).unwrap_err();
     assert!(matches!(error, InterruptError::InUse { irq_type: IrqType::Msi, .. }), "{error}");
     // And disables it, after which QEMU has INTx on.
-    qemu.write_config(7, at + 2, 0);
+    qemu.disable_msi(7);
     println!("after the guest disabled MSI: {:?}", interrupts.active());
     interrupts.enable(IrqType::Msi, 16, 16).unwrap();
     interrupts.release().unwrap();

@@ -100,6 +100,19 @@ impl Qemu {
         panic!("no capability {id:#x}");
     }
 
+    /// One MSI vector for the guest itself, as its driver enables it.
+    pub(crate) fn enable_msi(&mut self, slot: u32) {
+        let at = self.capability(slot, 5);
+        self.write_config(slot, at + 4, 0);
+        self.write_config(slot, at + 6, 0xfee0);
+        self.write_config(slot, at + 2, 0x0001);
+    }
+
+    pub(crate) fn disable_msi(&mut self, slot: u32) {
+        let at = self.capability(slot, 5);
+        self.write_config(slot, at + 2, 0);
+    }
+
     pub(crate) fn qmp(&mut self, command: &str) {
         writeln!(self.monitor.get_mut(), "{{\"execute\": \"{command}\"}}").unwrap();
         loop {
