@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask mutate`: whether the tests would notice.
 //!
-//! Each mutation is one mistake that somebody could make in a core. It is made in a copy of the tree, and the tests that
+//! A mutation is one mistake that somebody could make in a core. It is made in a copy of the tree, and the tests that
 //! join both cores have to fail.
 
 use crate::table;
@@ -13,115 +13,114 @@ use std::process::{Command, ExitCode, Stdio};
 /// Where the copy lies, below the workspace's root.
 const COPY: &str = "target/mutate";
 
-/// One mistake.
-struct Mutation {
-    /// What goes wrong.
-    name: &'static str,
+/// Mistakes in one file.
+struct Group {
     file: &'static str,
-    /// What is there, once.
-    from: &'static str,
-    to: &'static str,
-    /// The tests that have to notice, as a filter.
+    /// The tests that have to notice each, as a filter.
     tests: &'static str,
+    mistakes: &'static [Mistake],
 }
 
-const SOURCES: &str = "host-backend/src/device/sources.rs";
-const ALLOCATE: &str = "host-backend/src/device/allocate.rs";
-const DEVICE: &str = "host-backend/src/device/mod.rs";
-const FUNCTION: &str = "host-backend/src/device/function.rs";
-const DRIVER: &str = "guest-driver/core/src/sources.rs";
+/// What goes wrong; what is there, once; and what stands there instead.
+type Mistake = (&'static str, &'static str, &'static str);
 
-const fn sources(name: &'static str, from: &'static str, to: &'static str) -> Mutation {
-    Mutation { name, file: SOURCES, from, to, tests: "source_cores" }
-}
-
-const MUTATIONS: [Mutation; 20] = [
-    sources(
-        "MASK forgets what is pending",
-        "slot.masked = true;",
-        "slot.masked = true; slot.pending = false;",
-    ),
-    sources("UNMASK forgets what fired meanwhile", "if !slot.late {", "if slot.late {"),
-    sources("a source that is pending fires twice", "        if !slot.pending {\n", "        {\n"),
-    sources(
-        "an event leaves its source pending",
-        "slot.pending = false;\n                slot.masked =",
-        "slot.masked =",
-    ),
-    sources("a pin does not mask itself", "slot.masked = slot.irq_type == IrqType::Intx;", ""),
-    sources(
-        "a freed source stays in the queue of those that fired",
-        "self.ready.retain(|id| slot_of(slots, *id).is_some());",
-        "",
-    ),
-    sources("the last source leaves its type enabled on the host", "entry.last = true;", ""),
-    sources(
-        "interrupts are told before revocations",
-        "lost.chain(fired).take(room)",
-        "fired.chain(lost).take(room)",
-    ),
-    sources("a revocation is told again and again", "self.revoked.drain(..lost);", ""),
-    sources(
-        "a revoked source keeps what is pending",
-        "slot.pending = false;\n                slot.late",
-        "slot.late",
-    ),
-    sources("half of a range is enough", "ids.clone().all(|id|", "ids.clone().any(|id|"),
-    sources("a function has no quota", "self.quota.function.saturating_sub(held)", "self.quota.function"),
-    sources(
-        "the source that fired last comes first",
-        "            if !slot.masked {\n                self.ready.push_back(id);\n            }\n        }\n        Watch::On",
-        "            if !slot.masked {\n                self.ready.push_front(id);\n            }\n        }\n        Watch::On",
-    ),
-    Mutation {
-        name: "sources that form no block stay allocated",
-        file: ALLOCATE,
-        from: "return self.roll_back(&request, vectors, Status::NotContiguous);",
-        to: "return Step::Done(Reply::status(Status::NotContiguous));",
+const GROUPS: &[Group] = &[
+    Group {
+        file: "host-backend/src/device/sources.rs",
         tests: "source_cores",
+        mistakes: &[
+            (
+                "MASK forgets what is pending",
+                "slot.masked = true;",
+                "slot.masked = true; slot.pending = false;",
+            ),
+            ("UNMASK forgets what fired meanwhile", "if !slot.late {", "if slot.late {"),
+            ("a source that is pending fires twice", "        if !slot.pending {\n", "        {\n"),
+            (
+                "an event leaves its source pending",
+                "slot.pending = false;\n                slot.masked =",
+                "slot.masked =",
+            ),
+            ("a pin does not mask itself", "slot.masked = slot.irq_type == IrqType::Intx;", ""),
+            (
+                "a freed source stays in the queue of those that fired",
+                "self.ready.retain(|id| slot_of(slots, *id).is_some());",
+                "",
+            ),
+            ("the last source leaves its type enabled on the host", "entry.last = true;", ""),
+            (
+                "interrupts are told before revocations",
+                "lost.chain(fired).take(room)",
+                "fired.chain(lost).take(room)",
+            ),
+            ("a revocation is told again and again", "self.revoked.drain(..lost);", ""),
+            (
+                "a revoked source keeps what is pending",
+                "slot.pending = false;\n                slot.late",
+                "slot.late",
+            ),
+            ("half of a range is enough", "ids.clone().all(|id|", "ids.clone().any(|id|"),
+            ("a function has no quota", "self.quota.function.saturating_sub(held)", "self.quota.function"),
+            (
+                "the source that fired last comes first",
+                "            if !slot.masked {\n                self.ready.push_back(id);\n            }\n        }\n        Watch::On",
+                "            if !slot.masked {\n                self.ready.push_front(id);\n            }\n        }\n        Watch::On",
+            ),
+        ],
     },
-    Mutation {
-        name: "an allocation that the host refuses keeps its ids",
-        file: ALLOCATE,
-        from: "let status = self.refused_allocation(request.function, failure);\n                return self.roll_back(&request, vectors, status);",
-        to: "let status = self.refused_allocation(request.function, failure);\n                return Step::Done(Reply::status(status));",
+    Group {
+        file: "host-backend/src/device/allocate.rs",
         tests: "source_cores",
+        mistakes: &[
+            (
+                "sources that form no block stay allocated",
+                "return self.roll_back(&request, vectors, Status::NotContiguous);",
+                "return Step::Done(Reply::status(Status::NotContiguous));",
+            ),
+            (
+                "an allocation that the host refuses keeps its ids",
+                "let status = self.refused_allocation(request.function, failure);\n                return self.roll_back(&request, vectors, status);",
+                "let status = self.refused_allocation(request.function, failure);\n                return Step::Done(Reply::status(status));",
+            ),
+        ],
     },
-    Mutation {
-        name: "a function that is gone keeps its sources",
-        file: DEVICE,
-        from: "self.sources.drop_function(function);",
-        to: "",
+    Group {
+        file: "host-backend/src/device/mod.rs",
         tests: "source_cores",
+        mistakes: &[(
+            "a function that is gone keeps its sources",
+            "self.sources.drop_function(function);",
+            "",
+        )],
     },
-    Mutation {
-        name: "a reset keeps events",
-        file: DEVICE,
-        from: "self.events.clear();",
-        to: "",
+    Group {
+        file: "host-backend/src/device/mod.rs",
         tests: "cores",
+        mistakes: &[("a reset keeps events", "self.events.clear();", "")],
     },
-    Mutation {
-        name: "a message that moved keeps its generation",
-        file: FUNCTION,
-        from: "generation: fresh }",
-        to: "generation: 1 }",
+    Group {
+        file: "host-backend/src/device/function.rs",
         tests: "cores",
+        mistakes: &[("a message that moved keeps its generation", "generation: fresh }", "generation: 1 }")],
     },
-    Mutation {
-        name: "the driver takes a record of a former source for one of its successor",
-        file: DRIVER,
-        from: "pub fn must_drain(&self) -> bool {\n        self.stale",
-        to: "pub fn must_drain(&self) -> bool {\n        false",
+    Group {
+        file: "guest-driver/core/src/sources.rs",
         tests: "source_cores",
+        mistakes: &[(
+            "the driver takes a record of a former source for one of its successor",
+            "pub fn must_drain(&self) -> bool {\n        self.stale",
+            "pub fn must_drain(&self) -> bool {\n        false",
+        )],
     },
-    Mutation {
-        name: "a chain is given back twice",
+    Group {
         file: "host-backend/src/vhost_user/chain.rs",
-        from: "Ok(state.get_queue_mut().add_used(memory, self.head, used)?)",
-        to: "state.get_queue_mut().add_used(memory, self.head, used)?;\n        \
-             Ok(state.get_queue_mut().add_used(memory, self.head, used)?)",
         tests: "hostile_guest",
+        mistakes: &[(
+            "a chain is given back twice",
+            "Ok(state.get_queue_mut().add_used(memory, self.head, used)?)",
+            "state.get_queue_mut().add_used(memory, self.head, used)?;\n        \
+             Ok(state.get_queue_mut().add_used(memory, self.head, used)?)",
+        )],
     },
 ];
 
@@ -151,28 +150,29 @@ fn try_all(root: &Path, only: &str) -> io::Result<bool> {
     copy_tree(root, &copy)?;
     let mut table = table::new(&["mutation", "tests", "outcome"]);
     let mut all = true;
-    for mutation in MUTATIONS.iter().filter(|mutation| mutation.name.contains(only)) {
-        let outcome = attempt(root, &copy, mutation)?;
+    let mistakes = GROUPS.iter().flat_map(|group| group.mistakes.iter().map(move |mistake| (group, mistake)));
+    for (group, mistake) in mistakes.filter(|(_, (name, ..))| name.contains(only)) {
+        let outcome = attempt(root, &copy, group, mistake)?;
         all &= outcome == Outcome::Noticed;
         let outcome = match outcome {
             Outcome::Noticed => "noticed",
             Outcome::Missed => "MISSED",
             Outcome::Stale(why) => why,
         };
-        println!("{}: {outcome}", mutation.name);
-        table.add_row([mutation.name, mutation.tests, outcome]);
+        println!("{}: {outcome}", mistake.0);
+        table.add_row([mistake.0, group.tests, outcome]);
     }
     println!("{table}");
     Ok(all)
 }
 
-fn attempt(root: &Path, copy: &Path, mutation: &Mutation) -> io::Result<Outcome> {
-    let path = copy.join(mutation.file);
+fn attempt(root: &Path, copy: &Path, group: &Group, (_, from, to): &Mistake) -> io::Result<Outcome> {
+    let path = copy.join(group.file);
     let before = fs::read_to_string(&path)?;
-    if before.matches(mutation.from).count() != 1 {
+    if before.matches(from).count() != 1 {
         return Ok(Outcome::Stale("STALE: what it changes is not there once"));
     }
-    fs::write(&path, before.replace(mutation.from, mutation.to))?;
+    fs::write(&path, before.replace(from, to))?;
     let test = |arguments: &[&str]| {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["test", "--quiet", "--locked", "-p", "virtio-irq-tests", "--test", "it"]).args(arguments);
@@ -184,7 +184,7 @@ fn attempt(root: &Path, copy: &Path, mutation: &Mutation) -> io::Result<Outcome>
     };
     let outcome = match test(&["--no-run"])?.success() {
         false => Outcome::Stale("STALE: it does not build"),
-        true if test(&[mutation.tests])?.success() => Outcome::Missed,
+        true if test(&[group.tests])?.success() => Outcome::Missed,
         true => Outcome::Noticed,
     };
     fs::write(&path, before)?;

@@ -4,6 +4,11 @@
 //! Random operations run against both cores and against a model that is written from the specification. The model knows
 //! what every reply has to be, so a test case fails at the first operation where the device differs from the text.
 
+mod model;
+mod operation;
+
+use model::{Assignment, Model, ModelFunction};
+use operation::{Operation, assignments, operation};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,84 +16,13 @@ use std::num::NonZeroU16;
 use vhost_device_irq::device::{Assigned, Device, Pair, Quota, Step};
 use vhost_device_irq::host::HostFunction;
 use vhost_device_irq::host::sim::SimFunction;
-use virtio_irq_driver::{Device as Driver, Fetch, Find, FindError, Progress, Target, events};
-use virtio_irq_proto::wire::{self, ReplyHead, request_type};
+use virtio_irq_driver::{Device as Driver, Fetch, Find, Progress, Target, events};
+use virtio_irq_proto::wire::{self, request_type};
 use virtio_irq_proto::{
     Event, F_NATIVE, Function, FunctionFlags, FunctionId, FunctionList, GetMessages, IrqType, ListFunctions,
     Message, MessageList, PciAddress, PciIds, ReplyError, Status, VectorRange,
 };
 use zerocopy::IntoBytes;
-
-/// A function of the joined pair. Two models, so that ids can be ambiguous.
-#[derive(Clone, Copy, Debug)]
-struct Assignment {
-    id: u16,
-    model: u16,
-    guest_address: Option<u8>,
-    msi_count: u16,
-    msix_count: u16,
-    refused: bool,
-    native: bool,
-}
-
-#[derive(Clone, Debug)]
-enum Operation {
-    /// Bytes that a driver might send, and the room for the reply.
-    Raw(Vec<u8>, usize),
-    /// A well-formed request with any field values.
-    Get {
-        function: usize,
-        irq_type: u8,
-        first: u16,
-        count: u16,
-        room_off: i8,
-    },
-    List {
-        start: u16,
-        count: u16,
-    },
-    /// The driver's own operations.
-    Fetch {
-        function: usize,
-        irq_type: IrqType,
-        first: u16,
-        count: NonZeroU16,
-    },
-    Find {
-        device: u8,
-        model: u16,
-        unique: bool,
-    },
-    Events(usize),
-    Negotiate(bool),
-    Reset,
-    /// What the host does meanwhile.
-    Enable {
-        function: usize,
-        count: u16,
-    },
-    Move(usize),
-    Fail(usize),
-    Remove(usize),
-}
-
-/// What the specification says the device does.
-struct Model {
-    functions: BTreeMap<u16, ModelFunction>,
-    native: bool,
-    told: BTreeMap<(u16, IrqType, u16), Message>,
-    gone_events: VecDeque<u16>,
-    /// Vectors whose told messages the device may know to be wrong by now.
-    moved: BTreeSet<(u16, IrqType, u16)>,
-}
-
-struct ModelFunction {
-    assignment: Assignment,
-    enabled: u16,
-    failing: bool,
-    removed: bool,
-    found_gone: bool,
-}
 
 struct Joined {
     device: Device,
@@ -376,166 +310,6 @@ impl Joined {
             }
         }
     }
-}
-
-impl Model {
-    fn present(&self) -> impl Iterator<Item = u16> {
-        self.functions.iter().filter(|(_, function)| !function.found_gone).map(|(id, _)| *id)
-    }
-
-    /// The specification's order of checks, from its text: `None` where nothing is written.
-    fn outcome(&mut self, bytes: &[u8], room: usize) -> Option<Result<(), Status>> {
-        if room < size_of::<ReplyHead>() { None } else { Some(self.answer(bytes, room)) }
-    }
-
-    fn answer(&mut self, bytes: &[u8], room: usize) -> Result<(), Status> {
-        let field = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-        if bytes.len() < 8 {
-            return Err(Status::Invalid);
-        }
-        let list = match field(0) {
-            1 => true,
-            2 if self.native => false,
-            _ => return Err(Status::Unsupported),
-        };
-        let reserved: &[_] = if list { &[2..8, 12..16] } else { &[2..8, 11..12] };
-        if bytes.len() != 16
-            || reserved.iter().any(|range| bytes[range.clone()].iter().any(|byte| *byte != 0))
-        {
-            return Err(Status::Invalid);
-        }
-        let count = usize::from(if list { field(10) } else { field(14) });
-        if count == 0 || !list && (!matches!(bytes[10], 1 | 2) || count > usize::from(Device::MAX_VECTORS)) {
-            return Err(Status::Invalid);
-        }
-        if room < 16 + count * if list { 32 } else { 16 } {
-            return Err(Status::BufferTooSmall);
-        }
-        if list {
-            return Ok(());
-        }
-        let id = field(8);
-        let function = self.functions.get_mut(&id).ok_or(Status::NoFunction)?;
-        if function.found_gone {
-            return Err(Status::FunctionGone);
-        }
-        let assignment = function.assignment;
-        let vectors = if bytes[10] == 1 { assignment.msi_count } else { assignment.msix_count };
-        let end = usize::from(field(12)) + count;
-        if end > usize::from(vectors) {
-            return Err(Status::NoVector);
-        }
-        if !assignment.native {
-            return Err(Status::Unsupported);
-        }
-        if assignment.refused {
-            return Err(Status::NotIsolated);
-        }
-        if function.removed {
-            function.found_gone = true;
-            self.gone_events.push_back(id);
-            return Err(Status::FunctionGone);
-        }
-        if std::mem::take(&mut function.failing) {
-            return Err(Status::HostError);
-        }
-        if end > usize::from(function.enabled) { Err(Status::NotEnabled) } else { Ok(()) }
-    }
-
-    /// Which entry belongs to a function of the guest (IRQ-DRV-04, IRQ-DRV-05).
-    fn find(&self, device: u8, model: u16, unique: bool) -> Result<u16, FindError> {
-        let present: Vec<_> = self.present().map(|id| self.functions[&id].assignment).collect();
-        if let Some(at) = present.iter().find(|a| a.guest_address == Some(device)) {
-            return if at.model == model { Ok(at.id) } else { Err(FindError::OtherModel(FunctionId(at.id))) };
-        }
-        let alike: Vec<_> =
-            present.iter().filter(|a| a.guest_address.is_none() && a.model == model).collect();
-        match alike[..] {
-            [] => Err(FindError::NoMatch),
-            [one] if unique => Ok(one.id),
-            _ => Err(FindError::Ambiguous),
-        }
-    }
-}
-
-prop_compose! {
-    fn assignment()(
-        id in prop_oneof![0..40_u16, any::<u16>().prop_filter("an id that never was", |id| *id != 0xabcd)],
-        model in 0..2_u16,
-        guest_address in proptest::option::of(0..32_u8),
-        msi_count in prop_oneof![Just(0), Just(1), Just(16), Just(32)],
-        msix_count in prop_oneof![Just(0_u16), 1..=64_u16, Just(2048)],
-        refused in proptest::bool::weighted(0.1),
-        native in proptest::bool::weighted(0.9),
-    ) -> Assignment {
-        Assignment { id, model, guest_address, msi_count, msix_count, refused, native }
-    }
-}
-
-/// Functions with different ids, no two of them at one guest address.
-fn assignments() -> impl Strategy<Value = BTreeMap<u16, Assignment>> {
-    prop_oneof![3 => vec(assignment(), 0..4), 1 => vec(assignment(), 0..24)].prop_map(|all| {
-        let mut addresses = BTreeSet::new();
-        let unique = all.into_iter().map(|mut a| {
-            a.guest_address = a.guest_address.filter(|address| addresses.insert(*address));
-            (a.id, a)
-        });
-        unique.collect()
-    })
-}
-
-/// Numbers at which ranges begin and end, and the ones around them.
-fn bound() -> impl Strategy<Value = u16> {
-    prop_oneof![0..40_u16, 2040..2060_u16, any::<u16>(), Just(u16::MAX)]
-}
-
-/// Sizes of MSI blocks: ranges that end exactly where others do.
-fn size() -> impl Strategy<Value = u16> {
-    prop_oneof![Just(1_u16), Just(16), Just(32)]
-}
-
-fn bytes() -> impl Strategy<Value = Vec<u8>> {
-    let any_bytes = vec(any::<u8>(), 0..20);
-    // A valid type and length, so that the fields are looked at.
-    let shaped = (1..4_u8, vec(prop_oneof![3 => Just(0_u8), 1 => any::<u8>()], 15..18)).prop_map(
-        |(kind, mut rest)| {
-            rest.insert(0, kind);
-            rest.truncate(17);
-            rest
-        },
-    );
-    prop_oneof![any_bytes, shaped]
-}
-
-fn operation() -> impl Strategy<Value = Operation> {
-    let function = 0..26_usize;
-    let irq_type = prop_oneof![2 => Just(IrqType::Msi), 2 => Just(IrqType::Msix)];
-    let count = prop_oneof![4 => size(), 2 => 1..40_u16, 1 => 2000..5000_u16, 1 => 1..=u16::MAX];
-    prop_oneof![
-        2 => (bytes(), 0..100_usize).prop_map(|(bytes, room)| Operation::Raw(bytes, room)),
-        4 => (function.clone(), 0..4_u8, bound(), bound(), prop_oneof![3 => Just(0_i8), 1 => -20..20_i8]).prop_map(
-            |(function, irq_type, first, count, room_off)| Operation::Get { function, irq_type, first, count, room_off }
-        ),
-        2 => (bound(), bound()).prop_map(|(start, count)| Operation::List { start, count }),
-        8 => (function.clone(), irq_type, prop_oneof![4 => Just(0), 4 => 0..4_u16, 1 => bound()], count).prop_map(
-            |(function, irq_type, first, count)| Operation::Fetch {
-                function,
-                irq_type,
-                first,
-                count: NonZeroU16::new(count).unwrap(),
-            }
-        ),
-        2 => (0..32_u8, 0..2_u16, any::<bool>())
-            .prop_map(|(device, model, unique)| Operation::Find { device, model, unique }),
-        2 => (0..6_usize).prop_map(Operation::Events),
-        1 => proptest::bool::weighted(0.7).prop_map(Operation::Negotiate),
-        1 => Just(Operation::Reset),
-        2 => (function.clone(), prop_oneof![3 => size(), 1 => 0..40_u16, 1 => Just(u16::MAX)])
-            .prop_map(|(function, count)| Operation::Enable { function, count }),
-        2 => function.clone().prop_map(Operation::Move),
-        1 => function.clone().prop_map(Operation::Fail),
-        1 => function.prop_map(Operation::Remove),
-    ]
 }
 
 proptest! {
