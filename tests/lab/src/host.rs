@@ -10,6 +10,7 @@ use crate::layout::Layout;
 use crate::machine::{Guest, Machine, TREE};
 use crate::modules;
 use crate::monitor::Monitor;
+use crate::process::Process;
 use crate::program::bound;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc::SIGKILL;
@@ -212,71 +213,6 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         kill(&self.qemu);
-    }
-}
-
-/// A process on a host.
-#[derive(Debug, Clone)]
-pub struct Process {
-    name: String,
-    id: u32,
-    agent: Agent,
-}
-
-impl Process {
-    /// Its process id there.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.id
-    }
-
-    /// Where its output is.
-    #[must_use]
-    pub fn log(&self) -> PathBuf {
-        self.agent.process_log(&self.name)
-    }
-
-    /// Sends it a signal.
-    ///
-    /// # Errors
-    ///
-    /// If it has ended.
-    pub fn signal(&self, signal: i32) -> Result<()> {
-        self.agent.perform(Operation::Signal { process: self.id, signal })
-    }
-
-    /// Waits for its end, at most for `limit`; nothing if it runs still.
-    ///
-    /// # Errors
-    ///
-    /// If the host does not answer.
-    pub fn wait(&self, limit: Duration) -> Result<Option<End>> {
-        self.agent.wait(self.id, limit)
-    }
-
-    /// Its open descriptors and its threads.
-    ///
-    /// # Errors
-    ///
-    /// If it has ended.
-    pub fn holdings(&self) -> Result<Holdings> {
-        let count = |what: &str| Ok::<_, Error>(self.agent.list(&format!("/proc/{}/{what}", self.id))?.len());
-        Ok(Holdings { descriptors: count("fd")?, threads: count("task")? })
-    }
-}
-
-/// What a process holds of what it could leak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Holdings {
-    /// Open descriptors.
-    pub descriptors: usize,
-    /// Threads.
-    pub threads: usize,
-}
-
-impl std::fmt::Display for Holdings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} descriptors, {} threads", self.descriptors, self.threads)
     }
 }
 

@@ -10,7 +10,8 @@ use super::vectors::{self, Vectors, names};
 use super::{Common, Sabotage, Scenario, Stand};
 use crate::checks::{Unmet, Verdict, expect};
 use crate::error::Result;
-use crate::host::{Holdings, Host, Process, RunningGuest};
+use crate::host::{Host, RunningGuest};
+use crate::process::{Holdings, Process};
 use std::fmt;
 use std::time::Duration;
 

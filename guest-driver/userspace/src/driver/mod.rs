@@ -1,26 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The driver: what a guest does with the device.
 
+mod error;
+mod exchange;
+
+pub use error::DriverError;
+
 use crate::list::List;
 use crate::memory::{GuestMemory, PAGE};
-use crate::queue::{Buffers, Queue, QueueError, RingFeatures, SIZE, Used};
+use crate::queue::{Buffers, Queue, RingFeatures, SIZE};
 use crate::session::{Session, SessionError};
 use crate::sources::{Clients, Signal};
 use crate::transport::VhostUser;
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_drivers::transport::{DeviceStatus, Transport};
-use virtio_irq_driver::{
-    Allocation, Block, Change, Device, Fetch, Find, FindError, NotContiguous, NotHeld, ProbeError, Progress,
-    Target, events, ranges,
-};
+use virtio_irq_driver::{Allocation, Block, Change, Device, Fetch, Find, NotHeld, Progress, Target, ranges};
 use virtio_irq_proto::{
     Allocate, EVENT_QUEUE, Event, F_EVENT, F_NATIVE, Function, FunctionId, Message, REQUEST_QUEUE,
     ReplyError, ResetFunction, Source, SourceId, SourceRange, SourceRequest, Status, VectorRange, wire,
@@ -44,60 +45,6 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self { timeout: Duration::from_secs(5), indirect: true, event_idx: true }
-    }
-}
-
-/// Why an operation failed.
-#[derive(Debug, thiserror::Error)]
-pub enum DriverError {
-    /// There is nobody to talk to.
-    #[error("cannot connect to {}; is vhost-device-irq running with this --socket-path?", path.display())]
-    Connect {
-        /// Path of the socket.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The vhost-user side failed. The driver is of no use any more.
-    #[error(transparent)]
-    Session(#[from] SessionError),
-    /// The device is not one that this driver can use.
-    #[error(transparent)]
-    Probe(#[from] ProbeError),
-    /// The device broke the rules of the ring, or never answered so often that the ring is full.
-    #[error(transparent)]
-    Queue(#[from] QueueError),
-    /// The device did not answer in time. The buffers stay its own until [`Driver::reset`].
-    #[error("the device did not answer within {0:?}")]
-    Timeout(Duration),
-    /// The device refused the request, or its reply is malformed.
-    #[error(transparent)]
-    Reply(#[from] ReplyError),
-    /// The search ended without a function.
-    #[error(transparent)]
-    Find(#[from] FindError),
-    /// The messages do not form a block.
-    #[error(transparent)]
-    NotContiguous(#[from] NotContiguous),
-    /// The request is about sources that this driver does not hold; it was not sent.
-    #[error(transparent)]
-    NotHeld(#[from] NotHeld),
-    /// The request belongs to a feature that was not negotiated; it was not sent.
-    #[error("the device does not offer {0}")]
-    Feature(&'static str),
-    /// The device returned an event buffer without a whole record.
-    #[error("the device returned an event buffer without an event")]
-    EmptyEvent,
-}
-
-impl DriverError {
-    /// The status with which the device refused a request, where that is what happened.
-    pub fn status(&self) -> Option<Status> {
-        match self {
-            Self::Reply(ReplyError::Refused(status))
-            | Self::Find(FindError::Reply(ReplyError::Refused(status))) => Some(*status),
-            _ => None,
-        }
     }
 }
 
@@ -439,130 +386,6 @@ impl Driver {
             size_of::<wire::ReplyHead>(),
             deadline,
         )?;
-        Ok(())
-    }
-
-    /// Sends a request, and has its reply take effect whenever it comes.
-    fn change(
-        &mut self,
-        change: Change,
-        request: &[u8],
-        room: usize,
-        deadline: Instant,
-    ) -> Result<Vec<Source>, DriverError> {
-        self.clients.begin(&change)?;
-        let token = self.give(request, room).inspect_err(|_| self.clients.give_up(&change))?;
-        match self.wait_for(token, deadline) {
-            Ok(reply) => Ok(self.clients.replied(&change, &reply)?),
-            Err(error) => {
-                self.late.insert(token, change);
-                Err(error)
-            }
-        }
-    }
-
-    /// Comes to terms with what timed out, and processes the event buffers that must not be taken for those of sources
-    /// that the next ALLOCATE gives (IRQ-DRV-38).
-    fn settle(&mut self, deadline: Instant) -> Result<(), DriverError> {
-        loop {
-            self.collect_replies()?;
-            self.unwanted.sort_unstable();
-            let unwanted: Vec<_> = ranges(self.unwanted.drain(..)).collect();
-            for sources in unwanted {
-                let request = SourceRequest::Free.to_wire(sources);
-                self.change(
-                    Change::Sources(SourceRequest::Free, sources),
-                    request.as_bytes(),
-                    size_of::<wire::ReplyHead>(),
-                    deadline,
-                )?;
-            }
-            if self.late.is_empty() && self.unwanted.is_empty() {
-                break;
-            }
-            if !self.transport.session().wait(deadline)? {
-                return Err(DriverError::Timeout(self.options.timeout));
-            }
-        }
-        if self.clients.table().must_drain() {
-            self.collect_events()?;
-            self.clients.drained();
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, request: &[u8], room: usize, deadline: Instant) -> Result<Vec<u8>, DriverError> {
-        let token = self.give(request, room)?;
-        self.wait_for(token, deadline)
-    }
-
-    /// Makes a request available, and says by which token its reply comes.
-    fn give(&mut self, request: &[u8], room: usize) -> Result<u16, DriverError> {
-        let queues = self.queues.as_mut().ok_or(SessionError::Closed)?;
-        let token = queues.requests.give(Buffers::new(request, room))?;
-        self.transport.notify(REQUEST_QUEUE);
-        self.transport.check()?;
-        Ok(token)
-    }
-
-    fn wait_for(&mut self, token: u16, deadline: Instant) -> Result<Vec<u8>, DriverError> {
-        loop {
-            while let Some(used) = self.take_reply()? {
-                if used.token == token {
-                    return Ok(used.into_written());
-                }
-                self.late_reply(used);
-            }
-            if !self.transport.session().wait(deadline)? {
-                return Err(DriverError::Timeout(self.options.timeout));
-            }
-        }
-    }
-
-    fn take_reply(&mut self) -> Result<Option<Used>, DriverError> {
-        let queues = self.queues.as_mut().ok_or(SessionError::Closed)?;
-        Ok(queues.requests.take()?)
-    }
-
-    /// The answer to a request that timed out. Nobody waits for it, and most of them change nothing.
-    fn late_reply(&mut self, used: Used) {
-        if let Some(change) = self.late.remove(&used.token) {
-            let given = self.clients.replied(&change, &used.into_written());
-            self.unwanted.extend(given.unwrap_or_default().iter().map(|source| source.id));
-        }
-    }
-
-    fn collect_replies(&mut self) -> Result<(), DriverError> {
-        while let Some(used) = self.take_reply()? {
-            self.late_reply(used);
-        }
-        Ok(())
-    }
-
-    fn collect_events(&mut self) -> Result<(), DriverError> {
-        let mut returned = false;
-        // As many as the device can hold: one that fills them as fast as they come must not keep this loop busy.
-        for _ in 0..SIZE {
-            let queues = self.queues.as_mut().ok_or(SessionError::Closed)?;
-            let Some(used) = queues.events.take()? else { break };
-            // The same buffer would come back the same way.
-            if used.written().len() < Event::SIZE {
-                return Err(DriverError::EmptyEvent);
-            }
-            for event in events(used.written()) {
-                if !self.clients.event(event) {
-                    self.collect_replies()?;
-                    self.clients.event_after_replies(event);
-                }
-            }
-            let queues = self.queues.as_mut().ok_or(SessionError::Closed)?;
-            queues.events.give(used.buffers)?;
-            returned = true;
-        }
-        if returned {
-            self.transport.notify(EVENT_QUEUE);
-            self.transport.check()?;
-        }
         Ok(())
     }
 

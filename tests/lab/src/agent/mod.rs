@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The runner's end of a machine's agent.
 
+mod shared;
+
 use crate::error::{At, Error, Result};
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use shared::{Shared, State};
+use std::fs;
+use std::io::{BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use virtio_irq_lab_agent::{Answer, End, Failure, Message, Operation, Request};
+use virtio_irq_lab_agent::{Answer, End, Operation, Request};
 
 /// How long an operation may take that has nothing to wait for. Generous: machines are emulated, and this machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -20,29 +22,6 @@ pub struct Agent {
     machine: String,
     shared: Arc<Shared>,
     writer: Arc<Mutex<UnixStream>>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-    logs: PathBuf,
-    machine: String,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    next_id: u64,
-    replies: HashMap<u64, Result<Answer, Failure>>,
-    starts: Vec<Start>,
-    /// How many starts were asked for.
-    planned: usize,
-    /// Where the machine's console is, which has a kernel's last words.
-    console: Option<PathBuf>,
-    kernel: Vec<String>,
-    output: HashMap<String, Vec<String>>,
-    files: HashMap<String, File>,
-    gone: Option<String>,
 }
 
 /// One start of a machine.
@@ -408,72 +387,6 @@ impl Agent {
     }
 }
 
-impl Shared {
-    fn listen(&self, mut reader: impl BufRead) {
-        let mut line = String::new();
-        let why = loop {
-            line.clear();
-            match reader.read_line(&mut line) {
-                Ok(0) => break "its end of the channel closed".to_owned(),
-                Ok(_) => {}
-                Err(error) => break error.to_string(),
-            }
-            // Anything else is a line that a machine's end or restart cut short.
-            if let Ok(message) = serde_json::from_str(&line) {
-                self.take(message);
-            }
-        };
-        self.state().gone = Some(why);
-        self.changed.notify_all();
-    }
-
-    fn take(&self, message: Message) {
-        let mut state = self.state();
-        match message {
-            Message::Hello { boot_id, kernel, uptime } => {
-                if state.starts.len() >= state.planned {
-                    state.gone = Some("it restarted unasked, as a kernel does that panics".to_owned());
-                }
-                state.starts.push(Start { boot_id, kernel, took: Duration::from_millis(uptime) });
-            }
-            Message::Reply { id, outcome } => {
-                state.replies.insert(id, outcome);
-            }
-            Message::Kernel { lines } => {
-                for line in lines {
-                    self.record(&mut state, "kernel", &line);
-                    state.kernel.push(line);
-                }
-            }
-            Message::Output { name, line, .. } => {
-                self.record(&mut state, &name, &line);
-                state.output.entry(name).or_default().push(line);
-            }
-        }
-        self.changed.notify_all();
-    }
-
-    /// Logs are for people: one that cannot be written must not stop a scenario.
-    fn record(&self, state: &mut State, name: &str, line: &str) {
-        let file = match state.files.get_mut(name) {
-            Some(file) => file,
-            None => match File::create(self.log(name)) {
-                Ok(file) => state.files.entry(name.to_owned()).or_insert(file),
-                Err(_) => return,
-            },
-        };
-        let _: std::io::Result<()> = writeln!(file, "{line}");
-    }
-
-    fn log(&self, name: &str) -> PathBuf {
-        self.logs.join(format!("{}-{name}.log", self.machine))
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Empties the directory of a scenario's logs.
 pub(crate) fn clear_logs(logs: &Path) -> Result<()> {
     if logs.exists() {
@@ -485,6 +398,8 @@ pub(crate) fn clear_logs(logs: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::BufRead;
+    use virtio_irq_lab_agent::{Failure, Message};
 
     const SOON: Duration = Duration::from_secs(5);
 
