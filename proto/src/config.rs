@@ -7,7 +7,8 @@ use zerocopy::FromBytes;
 /// What the configuration space says, for a device that speaks [`VERSION`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Greatest number of sources that the guest may hold at one time; 0 where the device delivers none.
+    /// Greatest number of sources that the guest may hold at one time; 0 where the device delivers none (IRQ-DEV-11,
+    /// IRQ-DEV-48). Ids of sources are below it.
     pub max_sources: u32,
     /// Greatest number of vectors that one request may name; at least [`Config::LEAST_MAX_VECTORS`].
     pub max_vectors: u16,
@@ -33,7 +34,11 @@ impl Config {
     /// Least value of `max_vectors`: a whole MSI block fits one request (IRQ-DEV-03).
     pub const LEAST_MAX_VECTORS: u16 = 32;
 
-    /// Reads the configuration space; bytes beyond [`Config::SIZE`] belong to later additions and are ignored.
+    /// Reads the configuration space. Reserved bytes, and bytes beyond [`Config::SIZE`], belong to later additions and are
+    /// ignored (IRQ-DRV-02).
+    ///
+    /// # Errors
+    /// The device is to be left alone (IRQ-DRV-01, IRQ-DRV-03), and [`ConfigError`] says why.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         let (raw, _) = wire::Config::read_from_prefix(bytes).map_err(|_| ConfigError::Short)?;
         if raw.magic.get() != MAGIC {

@@ -10,28 +10,28 @@ use core::num::NonZeroU16;
 /// A driver ignores records that [`Event::parse`] does not know (IRQ-DRV-12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A source fired, once or more often since its last event.
+    /// A source fired, once or more often since its last event (IRQ-DEV-54). One of INTx is masked by it (IRQ-DEV-57).
     Interrupt {
         /// Whose source.
         function: FunctionId,
         /// Which source.
         source: SourceId,
     },
-    /// The device lost a source: it delivers nothing any more and is to be freed.
+    /// The device lost a source: it delivers nothing any more, and keeps its id until it is freed (IRQ-DEV-73, IRQ-DRV-41).
     SourceRevoked {
         /// Whose source.
         function: FunctionId,
         /// Which source.
         source: SourceId,
     },
-    /// Messages that were told before are not valid any more: fetch and program them again.
+    /// Messages that were told before are not valid any more: fetch and program them again (IRQ-DRV-13).
     MessageChanged {
         /// Whose messages.
         function: FunctionId,
         /// Which vectors.
         vectors: VectorRange,
     },
-    /// The function left the host; every request for it fails from now on.
+    /// The function left the host, and its sources are freed (IRQ-DEV-75); every request for it fails from now on.
     FunctionGone {
         /// Which function.
         function: FunctionId,
@@ -39,10 +39,11 @@ pub enum Event {
 }
 
 impl Event {
-    /// Size of one record in bytes, and the least size of an event buffer.
+    /// Size of one record in bytes, and the least size of an event buffer (IRQ-DRV-15).
     pub const SIZE: usize = size_of::<wire::Event>();
 
-    /// Reads one record; `None` for a type that is unknown or a field with a value that its definition does not have.
+    /// Reads one record; `None` for a type that is unknown or a field with a value that its definition does not have. Fields
+    /// that a type does not use, and reserved bytes, are ignored (IRQ-DRV-20).
     pub fn parse(raw: &wire::Event) -> Option<Self> {
         let function = FunctionId(raw.function.get());
         let source = SourceId(raw.source.get());

@@ -4,7 +4,8 @@
 use crate::{IrqType, wire};
 use core::fmt;
 
-/// Id of a function, chosen by the host. It means nothing beyond this device and this run of the guest.
+/// Id of a function, chosen by the host. It means nothing beyond this device, and nothing after a device reset (IRQ-DEV-20,
+/// IRQ-DRV-17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FunctionId(pub u16);
 
@@ -17,11 +18,11 @@ impl fmt::Display for FunctionId {
 /// Address of a function on a PCI hierarchy, printed as `0000:00:06.0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PciAddress {
-    /// Segment (domain).
+    /// Segment, which Linux calls domain.
     pub segment: u16,
     /// Bus.
     pub bus: u8,
-    /// Device << 3 | function.
+    /// `device << 3 | function`: device 0 to 31, function 0 to 7.
     pub devfn: u8,
 }
 
@@ -66,13 +67,15 @@ pub struct FunctionFlags(u16);
 impl FunctionFlags {
     /// `VIRTIO_IRQ_FN_GUEST_ADDRESS`: the guest-visible address is known.
     pub const GUEST_ADDRESS: Self = Self(1 << 0);
-    /// `VIRTIO_IRQ_FN_ISOLATED`: the platform lets the function raise no messages but its own.
+    /// `VIRTIO_IRQ_FN_ISOLATED`: the platform lets the function raise no messages but its own
+    /// (IRQ-DEV-25).
     pub const ISOLATED: Self = Self(1 << 1);
-    /// `VIRTIO_IRQ_FN_STABLE`: a message does not change for as long as its vector stays enabled.
+    /// `VIRTIO_IRQ_FN_STABLE`: a message does not change for as long as its vector stays enabled
+    /// (IRQ-DEV-26).
     pub const STABLE: Self = Self(1 << 2);
-    /// `VIRTIO_IRQ_FN_NATIVE`: the device can tell the function's messages.
+    /// `VIRTIO_IRQ_FN_NATIVE`: the device can tell the function's messages (IRQ-DEV-27).
     pub const NATIVE: Self = Self(1 << 3);
-    /// `VIRTIO_IRQ_FN_EVENT`: the device can allocate sources of the function.
+    /// `VIRTIO_IRQ_FN_EVENT`: the device can allocate sources of the function (IRQ-DEV-49).
     pub const EVENT: Self = Self(1 << 4);
 
     /// Flags from the wire; unknown bits are kept, and ignored by everything here.
@@ -110,15 +113,15 @@ pub struct Function {
     pub id: FunctionId,
     /// What holds for it. [`FunctionFlags::GUEST_ADDRESS`] follows `guest_address` when the function is written.
     pub flags: FunctionFlags,
-    /// Where the guest sees it, if the host was told.
+    /// Where the guest sees it, if the host was told. Decides alone which function this is (IRQ-DRV-04).
     pub guest_address: Option<PciAddress>,
     /// What it is.
     pub ids: PciIds,
     /// Number of INTx pins, 0 or 1.
     pub intx_count: u16,
-    /// Number of vectors of its MSI capability.
+    /// Number of vectors of its MSI capability: 0 without one, 32 at most.
     pub msi_count: u16,
-    /// Number of entries of its MSI-X table.
+    /// Number of entries of its MSI-X table: 0 without one, 2048 at most.
     pub msix_count: u16,
 }
 

@@ -5,7 +5,7 @@ use crate::wire::{self, FunctionListHead, MessageListHead, ReplyHead, SourceList
 use core::fmt;
 use zerocopy::FromBytes;
 
-/// How a request ended. The specification says for each request which of them it can get, and when.
+/// How a request ended. Which of them a request gets is decided by the order of checks (IRQ-DEV-10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum Status {
@@ -126,7 +126,7 @@ impl core::error::Error for ReplyError {}
 /// Reads the status of a reply; `used` are the bytes that the device says it wrote.
 ///
 /// # Errors
-/// Anything but [`Status::Ok`].
+/// Anything but [`Status::Ok`]; fewer bytes than a head has (IRQ-DRV-07).
 pub fn read_head(used: &[u8]) -> Result<(), ReplyError> {
     let (head, _) = ReplyHead::read_from_prefix(used).map_err(|_| ReplyError::Malformed)?;
     match Status::from_wire(head.status.get()) {
@@ -139,9 +139,9 @@ pub fn read_head(used: &[u8]) -> Result<(), ReplyError> {
 /// Reply to `LIST_FUNCTIONS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FunctionList<'a> {
-    /// The functions, in ascending order of their ids.
+    /// The functions, in ascending order of their ids (IRQ-DEV-21).
     pub functions: &'a [wire::Function],
-    /// Number of functions with still greater ids.
+    /// Number of functions with ids greater than the last one here (IRQ-DEV-22).
     pub remaining: u16,
 }
 
@@ -170,7 +170,7 @@ impl<'a> FunctionList<'a> {
 /// Reply to `GET_MESSAGES`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageList<'a> {
-    /// One message per vector, in the order of the vectors.
+    /// One message per vector, in the order of the vectors (IRQ-DEV-28).
     pub messages: &'a [wire::Message],
 }
 
@@ -189,7 +189,7 @@ impl<'a> MessageList<'a> {
 /// Reply to `ALLOCATE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceList<'a> {
-    /// The sources, in ascending order of their vectors and of their ids.
+    /// The sources, in ascending order of their vectors and of their ids (IRQ-DEV-58).
     pub sources: &'a [wire::Source],
 }
 
@@ -213,7 +213,7 @@ impl<'a> SourceList<'a> {
 /// Reads a reply that is only a head: that of every request without a result.
 ///
 /// # Errors
-/// Any status but [`Status::Ok`]; another length.
+/// Any status but [`Status::Ok`]; another length than that of a head (IRQ-DRV-07).
 pub fn read_done(used: &[u8]) -> Result<(), ReplyError> {
     read_head(used)?;
     if used.len() == size_of::<ReplyHead>() { Ok(()) } else { Err(ReplyError::Malformed) }

@@ -12,19 +12,20 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// A request that is well formed: every field has a value that the specification allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Which functions are there?
+    /// LIST_FUNCTIONS: which functions are there?
     ListFunctions(ListFunctions),
-    /// Which messages raise these vectors?
+    /// GET_MESSAGES: which messages raise these vectors?
     GetMessages(GetMessages),
-    /// Give me sources.
+    /// ALLOCATE: give me sources.
     Allocate(Allocate),
-    /// I need these sources no more.
+    /// FREE: I need these sources no more. All of them or none (IRQ-DEV-68).
     Free(SourceRange),
-    /// Hold these sources' interrupts back.
+    /// MASK: hold these sources' interrupts back (IRQ-DEV-70). All of them or none.
     Mask(SourceRange),
-    /// Deliver these sources' interrupts, and what was held back.
+    /// UNMASK: deliver these sources' interrupts, and what was held back (IRQ-DEV-53). A pin that the host does not arm
+    /// stays masked (IRQ-DEV-71).
     Unmask(SourceRange),
-    /// I need no source of this function any more.
+    /// RESET_FUNCTION: I need no source of this function any more, also none that I do not know of (IRQ-DRV-44).
     ResetFunction(ResetFunction),
 }
 
@@ -33,11 +34,11 @@ pub enum Request {
 pub struct ListFunctions {
     /// Least id of interest.
     pub start: FunctionId,
-    /// Greatest number of functions to return.
+    /// Greatest number of functions to return. The reply has 32 bytes for each.
     pub count: NonZeroU16,
 }
 
-/// Asks for the messages of a range of vectors.
+/// Asks for the messages of a range of vectors, no more than `max_vectors` (IRQ-DRV-24). All of them are told or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GetMessages {
     /// Whose vectors.
@@ -46,7 +47,7 @@ pub struct GetMessages {
     pub vectors: VectorRange,
 }
 
-/// Asks for sources of a function.
+/// Asks for sources of a function: at least `least` are given or none (IRQ-DEV-58, IRQ-DEV-67).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allocate {
     /// Whose vectors.
@@ -57,9 +58,9 @@ pub struct Allocate {
     pub layout: Layout,
     /// Least number of sources that is of use.
     pub least: NonZeroU16,
-    /// Greatest number of sources that is of use, at least `least`.
+    /// Greatest number of sources that is of use, at least `least` and at most `max_vectors` (IRQ-DRV-32).
     pub most: NonZeroU16,
-    /// Least vector of interest.
+    /// Least vector of interest; the lowest from here on that are to be had are given (IRQ-DEV-60).
     pub first: u16,
     /// How their interrupts are delivered.
     pub delivery: Delivery,

@@ -75,11 +75,12 @@ impl VectorRange {
 /// The pair that makes the platform raise one vector. Opaque to the guest (IRQ-DRV-09).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Message {
-    /// Where the device writes.
+    /// Where the function writes: an address on its bus, which an IOMMU may translate.
     pub address: u64,
-    /// What it writes.
+    /// What it writes, as 32 little-endian bits.
     pub data: u32,
-    /// Tells messages of one vector apart: it differs whenever address or data do.
+    /// Tells messages of one vector apart between two device resets: it differs from the last one told whenever address or data
+    /// do (IRQ-DEV-31, IRQ-DEV-32). Not a count.
     pub generation: u32,
 }
 
