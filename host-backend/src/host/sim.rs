@@ -24,7 +24,8 @@ struct State {
     enabled: u16,
     /// Remapping table index of vector 0. The first bytes of what the guest is told follow from it.
     handle: u32,
-    failures: u32,
+    /// Calls that succeed, and the calls after these that fail.
+    failures: (u32, u32),
     gone: bool,
     /// The type that sources use.
     sources: Option<IrqType>,
@@ -119,7 +120,7 @@ impl SimFunction {
         let state = State {
             enabled: u16::MAX,
             handle: 0x2b + 0x40 * u32::from(index),
-            failures: 0,
+            failures: (0, 0),
             gone: false,
             sources: None,
             taken: false,
@@ -150,7 +151,17 @@ impl SimFunction {
 
     /// Lets the next `count` calls fail.
     pub fn fail(&self, count: u32) {
-        self.state().failures = count;
+        self.fail_later(0, count);
+    }
+
+    /// Lets `count` calls fail after the next `after`, so that what takes several calls fails in its middle.
+    pub fn fail_later(&self, after: u32, count: u32) {
+        self.state().failures = (after, count);
+    }
+
+    /// Whether a call is still to fail.
+    pub fn is_failing(&self) -> bool {
+        self.state().failures.1 > 0
     }
 
     /// Lets a vector fire, as the hardware would. Returns whether anything was signalled.
@@ -218,8 +229,11 @@ impl SimFunction {
         if state.gone {
             return Err(HostError::Gone);
         }
-        if state.failures > 0 {
-            state.failures -= 1;
+        let (after, count) = &mut state.failures;
+        if *after > 0 {
+            *after -= 1;
+        } else if *count > 0 {
+            *count -= 1;
             return Err(HostError::failed(operation)(io::Error::from_raw_os_error(libc::EIO)));
         }
         Ok(state)

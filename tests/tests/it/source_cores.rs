@@ -50,7 +50,7 @@ enum Operation {
     Work,
     /// The host: a vector is raised, calls fail, the VMM takes interrupts away, messages move, a function leaves.
     Fire(usize, u16),
-    Fail(usize, u32),
+    Fail(usize, u32, u32),
     TakeAway(usize),
     Move(usize),
     Remove(usize),
@@ -203,18 +203,17 @@ impl World {
             }
             other => self.host(other),
         }
+        let hosts = &self.hosts;
+        self.failing.retain(|function| hosts[usize::from(*function)].is_failing());
         self.check_host();
     }
 
     fn host(&mut self, operation: &Operation) {
         match operation {
             Operation::Fire(function, vector) => self.fire(*function, *vector),
-            Operation::Fail(function, count) => {
-                self.hosts[*function].fail(*count);
-                match count {
-                    0 => self.failing.remove(&(*function as u16)),
-                    _ => self.failing.insert(*function as u16),
-                };
+            Operation::Fail(function, after, count) => {
+                self.hosts[*function].fail_later(*after, *count);
+                self.failing.insert(*function as u16);
             }
             Operation::TakeAway(function) => {
                 // Without sources it would be the guest's native use, which nothing here ends.
@@ -767,7 +766,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         5 => vec(prop_oneof![3 => Just(1_usize), 1 => 1..5_usize], 1..4).prop_map(Operation::Give),
         5 => Just(Operation::Work),
         18 => (function.clone(), 0..10_u16).prop_map(|(function, vector)| Operation::Fire(function, vector)),
-        2 => (function.clone(), 0..4_u32).prop_map(|(function, count)| Operation::Fail(function, count)),
+        2 => (function.clone(), 0..3_u32, 0..4_u32)
+            .prop_map(|(function, after, count)| Operation::Fail(function, after, count)),
         1 => function.clone().prop_map(Operation::TakeAway),
         1 => function.clone().prop_map(Operation::Move),
         1 => function.clone().prop_map(Operation::Remove),
