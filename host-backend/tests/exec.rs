@@ -52,7 +52,7 @@ fn the_program_has_the_devices_open_and_is_told_their_numbers() {
     let mut command = exec(&directory);
     // It prints its arguments, and what is behind the two numbers among them; then it waits.
     let script = r#"echo "$@"; for word in "$@"; do case "$word" in vfio-pci,fd=*) n="${word#*fd=}"; readlink "/proc/self/fd/${n%%,*}"; esac; done; exec >&-; read _"#;
-    command.args(["--vfio", "a,addr=06.0,rombar=0", "--vfio", "b", "--id", "wifi", "--"]);
+    command.args(["--vfio", "a,addr=06.0,rombar=0", "--vfio", "b,id=own", "--id", "wifi", "--"]);
     command.args(["sh", "-c", script, "-", "-m", "4G"]);
     command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -69,8 +69,11 @@ fn the_program_has_the_devices_open_and_is_told_their_numbers() {
     assert_eq!(words[..4], ["-m", "4G", "-object", "iommufd,id=wifi-iommufd"]);
     let numbered = |word: &str| word.split([',', '=']).nth(2).unwrap().parse::<u32>().unwrap();
     let [first, second] = [5, 7].map(|at| numbered(words[at]));
-    assert_eq!(words[5], format!("vfio-pci,fd={first},iommufd=wifi-iommufd,addr=06.0,rombar=0"));
-    assert_eq!(words[7], format!("vfio-pci,fd={second},iommufd=wifi-iommufd"));
+    assert_eq!(
+        words[5],
+        format!("vfio-pci,fd={first},iommufd=wifi-iommufd,id=wifi-vfio0,addr=06.0,rombar=0")
+    );
+    assert_eq!(words[7], format!("vfio-pci,fd={second},iommufd=wifi-iommufd,id=own"));
     assert_eq!(lines[1..], [devices[0].to_str().unwrap(), devices[1].to_str().unwrap()]);
     // The loans last as long as the program, however it ends.
     for loan in &mut loans {

@@ -94,7 +94,7 @@ impl ExecArgs {
     pub(super) fn run(self) -> Result<Infallible, ExecError> {
         let mut arguments = vec!["-object".to_owned(), format!("iommufd,id={}-iommufd", self.id)];
         let mut borrowed = Vec::new();
-        for Wanted { path, properties } in &self.loans {
+        for (index, Wanted { path, properties }) in self.loans.iter().enumerate() {
             let loan = borrow_device(path)?;
             let keep = |fd: &dyn std::os::fd::AsFd| fcntl_setfd(fd.as_fd(), FdFlags::empty());
             // Closing its copy of the connection is what the VMM does at its end, however it ends.
@@ -103,8 +103,16 @@ impl ExecArgs {
                 .map_err(|errno| ExecError::Receive { path: path.clone(), source: errno.into() })?;
             eprintln!("{}: PCI function {}", path.display(), loan.function);
             let (fd, id) = (loan.device.as_raw_fd(), &self.id);
-            let more = if properties.is_empty() { String::new() } else { format!(",{properties}") };
-            arguments.extend(["-device".to_owned(), format!("vfio-pci,fd={fd},iommufd={id}-iommufd{more}")]);
+            let mut device = format!("vfio-pci,fd={fd},iommufd={id}-iommufd");
+            // QEMU looks for the descriptor of a device by its id, and crashes where there is none (`vfio_device_set_fd` in
+            // hw/vfio/device.c, of 11.1).
+            if !properties.split(',').any(|property| property.starts_with("id=")) {
+                device += &format!(",id={id}-vfio{index}");
+            }
+            if !properties.is_empty() {
+                device += &format!(",{properties}");
+            }
+            arguments.extend(["-device".to_owned(), device]);
             borrowed.push(loan);
         }
         // There is one: clap sees to it.
