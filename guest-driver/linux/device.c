@@ -18,7 +18,7 @@
 
 /*
  * Experimental: the virtio specification has no id for this device. A device
- * is recognised by the magic in its configuration space, never by this alone.
+ * is recognized by the magic in its configuration space, never by this alone.
  */
 #define VIRTIO_ID_IRQ 37
 

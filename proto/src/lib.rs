@@ -36,7 +36,7 @@ pub use vector::{IrqType, Message, VectorRange};
 
 /// Virtio device id. Experimental: the virtio specification has no id for this device, and 37 is unassigned there.
 ///
-/// A driver recognises the device by [`MAGIC`] in the configuration space, never by this id alone (IRQ-DRV-01).
+/// A driver recognizes the device by [`MAGIC`] in the configuration space, never by this id alone (IRQ-DRV-01).
 pub const DEVICE_ID: u32 = 37;
 
 /// First field of the configuration space: the bytes `V`, `I`, `R`, `Q`.

@@ -17,17 +17,17 @@ const NOT_RUN: u8 = 2;
 pub(crate) struct Options {
     /// Scenarios to run; all of them if none is named
     names: Vec<String>,
-    /// Lists the scenarios, their checks and their sabotages
+    /// List the scenarios, their checks and their sabotages
     #[arg(long)]
     list: bool,
-    /// Prints the results as JSON on standard output, and everything else on standard error
+    /// Print the results as JSON on standard output, and everything else on standard error
     #[arg(long)]
     json: bool,
-    /// Breaks the scenario in one of its listed ways, or one after the other in several, and expects the check that this is
+    /// Break the scenario in one of its listed ways, or one after the other in several, and expect the check that this is
     /// for to fail; `all` goes through all of them
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     sabotage: Vec<String>,
-    /// Makes the Debian tree anew, with the newest QEMU and kernel
+    /// Make the Debian tree anew, with the newest QEMU and kernel
     #[arg(long)]
     fresh_tree: bool,
 }

@@ -27,7 +27,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Shows the main job: a guest gets the real MSI pair of a function that is assigned to it
+    /// Show the main job: a guest gets the real MSI pair of a function that is assigned to it
     ///
     /// On emulated machines with real kernels, VFIO, an IOMMU and KVM. The first time it prepares them, which needs root,
     /// downloads and up to 10 minutes; after that it takes less than one.
@@ -36,32 +36,35 @@ enum Task {
         #[arg(long)]
         simulated: bool,
     },
-    /// Runs scenarios on emulated machines
+    /// Run scenarios on emulated machines
     Lab(lab::Options),
-    /// Runs everything that a change must pass
+    /// Run everything that a change must pass, as CI does
+    ///
+    /// Format, lints, licenses, documentation, tests, what is packaged, and all scenarios of the lab; goes on after what fails.
+    /// What cannot run here is named, with what it needs.
     Test,
-    /// Measures what the device costs: round trips, interrupts, storms, allocation, reads of the host, an idle guest
+    /// Measure what the device costs: round trips, interrupts, storms, allocation, reads of the host, an idle guest
     ///
     /// Takes about a minute. Writes target/bench/results.json and docs/bench.md.
     Bench,
-    /// Builds the specification with its diagrams drawn: target/spec/virtio-irq.html and .pdf
+    /// Build the specification with its diagrams drawn: target/spec/virtio-irq.html and .pdf
     ///
     /// Needs pandoc, chromium and npm.
     Spec,
-    /// Makes mistakes in a copy of the cores, and says whether the tests that join them notice
+    /// Make mistakes in a copy of the cores, and say whether the tests that join them notice
     ///
     /// Builds and runs them once for each, which takes half an hour on two cores.
     Mutate {
-        /// Only mutations with this in their names
-        #[arg(default_value = "")]
+        /// Only mistakes with this in their names; all without it
+        #[arg(default_value = "", hide_default_value = true)]
         only: String,
     },
-    /// Writes what packagers install to target/dist: man pages, completions, the module's source, a Debian package
+    /// Write what packagers install to target/dist: man pages, completions, the module's source, a Debian package
     Dist {
-        /// Leaves the Debian package out, which wants a release build
+        /// Leave the Debian package out, which wants a release build
         #[arg(long)]
         no_package: bool,
-        /// Installs the Debian package in the lab's Debian and lets systemd start it, which needs root
+        /// Install the Debian package in the lab's Debian and let systemd start it, which needs root
         #[arg(long, conflicts_with = "no_package")]
         install: bool,
     },

@@ -30,7 +30,7 @@ struct Stage {
 const STAGES: &[Stage] = &[
     Stage { name: "format", what: "cargo fmt", run: format },
     Stage { name: "lints", what: "clippy, warnings are errors", run: lints },
-    Stage { name: "licences", what: "cargo deny: licences, bans and sources", run: licences },
+    Stage { name: "licenses", what: "cargo deny: licenses, bans and sources", run: licenses },
     Stage { name: "docs", what: "rustdoc, warnings are errors", run: docs },
     Stage { name: "tests", what: "unit and integration tests", run: tests },
     Stage {
@@ -105,7 +105,7 @@ fn lints(root: &Path) -> Outcome {
 }
 
 /// Advisories are left out: their database is a repository that has to be fetched.
-fn licences(root: &Path) -> Outcome {
+fn licenses(root: &Path) -> Outcome {
     let tools = root.join("target/tools");
     let installed = tools.join("bin/cargo-deny");
     if !installed.exists() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Recognising a device and agreeing on features.
+//! Recognizing a device and agreeing on features.
 
 use core::fmt;
 use core::num::NonZeroU16;

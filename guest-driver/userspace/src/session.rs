@@ -86,7 +86,7 @@ pub(crate) struct Ring {
     pub(crate) used: u64,
 }
 
-/// A connection to a backend that has been recognised as one, with its eventfds.
+/// A connection to a backend that has been recognized as one, with its eventfds.
 pub(crate) struct Session {
     frontend: Frontend,
     watchdog: Watchdog,

@@ -17,6 +17,11 @@ use std::process::Command;
 use std::time::Duration;
 use virtio_irq_proto::PciAddress;
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  A card that a daemon with --device 02:00.0,guest=00:06.0,vfio=cdev:/run/irq.vfio lends:
+    vhost-device-irq exec --vfio /run/irq.vfio,addr=06.0 -- qemu-system-x86_64 ...";
+
 /// Options of `vhost-device-irq exec`.
 #[derive(Args, Clone, Debug)]
 pub struct ExecArgs {

@@ -70,7 +70,8 @@ Examples:
     vhost-device-irq --socket-path /tmp/irq.sock --device sim:wcn6855,guest=00:06.0
 
   QEMU beside it:
-    eval qemu-system-x86_64 ... \"$(vhost-device-irq qemu-args --socket-path /run/irq.sock --memory 4G)\"
+    eval qemu-system-x86_64 ... \\
+        \"$(vhost-device-irq qemu-args --socket-path /run/irq.sock --memory 4G)\"
 
 Exit codes:
   0  told to end by SIGTERM or SIGINT, or the frontend of --fd left
@@ -81,11 +82,12 @@ const DEVICE_HELP: &str = "\
 A function that is assigned to the guest. Repeatable; ids count from 0 in this order unless given
 
 ADDRESS[,guest=ADDRESS][,id=N][,vfio=pid:N|pidfile:PATH|socket:PATH|cdev:PATH]
-    A PCI function of this host, bound to vfio-pci. guest= is where the guest sees it; the guest's drivers find it by
-    that, and by its PCI ids without it. vfio= names the VMM's process, a file with its number, or a socket at which
-    its VFIO device is handed in: the messages of an MSI-X table are read through that device where the kernel lets
-    nobody else map it (most kernels of distributions). MSI does not need it. With cdev: the daemon opens the device
-    itself and lends it at a socket to `vhost-device-irq exec`; that needs a kernel with IOMMUFD.
+    A PCI function of this host, bound to vfio-pci.\n    \
+    guest= is where the guest sees it; the guest's drivers find it by that, and by its PCI ids without it.\n    \
+    vfio= is how the daemon gets the VFIO device that the VMM has open. Event delivery needs it; so do the messages of \
+    an MSI-X table where the kernel lets nobody else map that (most kernels of distributions). The messages of MSI do \
+    not. With pid: and pidfile: it is taken from the VMM's process, with socket: somebody hands it in. With cdev: the \
+    daemon opens the device itself and lends it to `vhost-device-irq exec`, which needs a kernel with IOMMUFD.
 
 sim:KIND[,guest=ADDRESS][,id=N]
 sim:vectors=N[,type=msi|msix][,guest=ADDRESS][,id=N]
@@ -93,6 +95,13 @@ sim:vectors=N[,type=msi|msix][,guest=ADDRESS][,id=N]
 ";
 
 const DOCTOR_HELP: &str = "\
+Examples:
+  One card, before it is assigned to a guest and when something does not work:
+    vhost-device-irq doctor 02:00.0
+
+  From inside of the guest:
+    vhost-device-irq doctor --guest
+
 Exit codes:
   0  it works
   1  the doctor could not write what it found
@@ -109,10 +118,14 @@ enum Command {
     #[command(after_long_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),
     /// Print the QEMU options that connect a VM to the daemon
+    ///
+    /// They go onto its command line beside those of the functions that are assigned. For QEMU 10.2 and later.
+    #[command(after_long_help = qemu::EXAMPLES)]
     QemuArgs(QemuArgs),
     /// Become QEMU with VFIO devices that a daemon opened and lends (vfio=cdev:PATH)
     ///
     /// QEMU gets the open devices as fd=, and binds them to an IOMMUFD. They are the daemon's again when QEMU ends.
+    #[command(after_long_help = exec::EXAMPLES)]
     Exec(ExecArgs),
 
     /// Ask a running daemon what there is and what happens, and change it
@@ -159,7 +172,7 @@ struct DaemonArgs {
 
     /// Greatest number of interrupts in a second that one source may raise without delay, and a tenth of that at
     /// once. What is beyond is merged and delivered later; other sources are not delayed. Without it one source can
-    /// take a CPU of the host up
+    /// take up a CPU of the host
     #[arg(long, value_name = "N")]
     source_rate_limit: Option<NonZeroU32>,
 

@@ -5,6 +5,15 @@ use clap::{Args, ValueEnum};
 use std::io::{self, Write};
 use virtio_irq_proto::{Config, DEVICE_ID, QUEUE_COUNT};
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  In a shell:
+    eval qemu-system-x86_64 ... \\
+        \"$(vhost-device-irq qemu-args --socket-path /run/irq.sock --memory 4G)\"
+
+  From a program:
+    vhost-device-irq qemu-args --socket-path /run/irq.sock --format json";
+
 /// Options of `vhost-device-irq qemu-args`.
 #[derive(Args, Clone, Debug)]
 pub struct QemuArgs {

@@ -161,7 +161,7 @@ impl Device {
     pub const MAX_VECTORS: u16 = 2048;
 
     /// Number of leading bytes of a chain's device-readable part that [`Device::request`] looks at: one more than
-    /// the longest request has, so that a longer one is recognised. The caller need not copy more.
+    /// the longest request has, so that a longer one is recognized. The caller need not copy more.
     pub const READABLE_LIMIT: usize = Request::MAX_SIZE.saturating_add(1);
 
     /// A device with these functions. Where the quota allows no source it delivers no events (IRQ-DEV-11, IRQ-DEV-48),

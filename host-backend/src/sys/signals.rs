@@ -14,7 +14,7 @@ impl Signals {
     /// Blocks both signals in the calling thread and those that it starts later, so call it before any is.
     pub(crate) fn block() -> io::Result<Self> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: sigemptyset initialises the set that it is given, sigaddset changes an initialised one, and both
+        // SAFETY: sigemptyset initializes the set that it is given, sigaddset changes an initialized one, and both
         // signal numbers are valid; pthread_sigmask and signalfd read the set, which lives until the end of the block.
         // A descriptor that signalfd returned belongs to nobody else.
         unsafe {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use virtio_irq_conform::{Command, Nothing, Provoke, check};
 
-/// Says of each device requirement of the virtio-irq specification whether the device at a vhost-user socket holds it,
+/// Say of each device requirement of the virtio-irq specification whether the device at a vhost-user socket holds it,
 /// breaks it, or does not let it be seen.
 ///
 /// The checker is the frontend and the guest in one: it connects, lays out rings in memory of its own, and speaks to the
@@ -21,30 +21,33 @@ struct Cli {
     socket_path: PathBuf,
 
     /// Program that makes things happen on the device's host
-    ///
-    /// Most of event delivery is seen only when interrupts fire. The program gets one of these as its arguments, where
-    /// FUNCTION is an id of the device's list:
-    ///   raise FUNCTION VECTOR  the function raises that vector (of the type that its sources have)
-    ///   move FUNCTION          the host programs other messages for the function
-    ///   take FUNCTION          the VMM takes the interrupts of its sources
-    ///   fail FUNCTION          the next thing that the host has to do for it fails
-    ///   remove FUNCTION        the function leaves the host (the last checks use up to six functions for this)
-    /// It exits with 0 when that has happened, 3 if it cannot make that happen, and anything else if it failed.
-    #[arg(long, value_name = "PROGRAM", verbatim_doc_comment)]
+    #[arg(long, value_name = "PROGRAM", long_help = PROVOKE_HELP)]
     provoke: Option<PathBuf>,
 
     /// Seconds that the device may take for one answer or event
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     timeout: u64,
 
-    /// Lists held requirements too
+    /// List held requirements too
     #[arg(long, conflicts_with = "json")]
     all: bool,
 
-    /// Prints the findings as JSON
+    /// Print the findings as JSON
     #[arg(long)]
     json: bool,
 }
+
+const PROVOKE_HELP: &str = "\
+Program that makes things happen on the device's host
+
+Most of event delivery is seen only when interrupts fire. The program gets one of these as its arguments:
+  raise FUNCTION VECTOR  the function raises that vector, of the type of its sources
+  move FUNCTION          the host programs other messages for the function
+  take FUNCTION          the VMM takes the interrupts of its sources
+  fail FUNCTION          the next thing that the host has to do for it fails
+  remove FUNCTION        the function leaves the host; the last checks use up six
+FUNCTION is an id of the device's list. The program exits with 0 when that has happened, 3 if it cannot make that \
+happen, and anything else if it failed.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,7 +61,7 @@ Examples:
 What it prints:
   held            the check found nothing wrong
   BROKEN          the device does something else; the bytes of the exchange follow the table
-  not observable  this cannot be seen from outside, or not of this device; the reason says what would be needed
+  not observable  this cannot be seen from outside, or not of this device; the reason is told
 
 Exit codes:
   0  no requirement is broken

@@ -50,7 +50,7 @@ mod tests {
     use virtio_irq_lab_agent::Answer;
 
     #[test]
-    fn a_stored_register_is_loaded_and_its_neighbours_stay() {
+    fn a_stored_register_is_loaded_and_its_neighbors_stay() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("resource0");
         std::fs::write(&path, [0x11; 16]).unwrap();

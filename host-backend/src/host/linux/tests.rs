@@ -187,7 +187,7 @@ mod opening {
     }
 
     #[test]
-    fn recognises_a_dead_function() {
+    fn recognizes_a_dead_function() {
         let tree = tree();
         fs::write(tree.function("config"), [0xff; 256]).unwrap();
         assert!(refused(tree.open()).starts_with("PCI function 0010:3b:02.5 is dead"));
