@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Joins the device core and the host side. Knows no transport.
 
+mod attendant;
 mod interrupts;
 mod membership;
 mod observer;
 
+pub use attendant::Attendant;
 pub use membership::MembershipError;
 pub use observer::Observer;
 
@@ -36,6 +38,7 @@ pub struct Bridge {
     lookout: Lookout,
     counters: Counters,
     observer: OnceLock<Observer>,
+    attendant: OnceLock<Arc<dyn Attendant>>,
     /// A guest decides how often the host side fails.
     complaints: Limited,
 }
@@ -67,6 +70,7 @@ impl Bridge {
             lookout: Lookout::new().map_err(BridgeError::Deliveries)?,
             counters: Counters::default(),
             observer: OnceLock::new(),
+            attendant: OnceLock::new(),
             complaints: Limited::new(),
         })
     }

@@ -26,3 +26,4 @@ pub mod serve;
 mod sys;
 pub mod vfio;
 pub mod vhost_user;
+pub mod vmm;

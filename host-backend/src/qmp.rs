@@ -6,13 +6,18 @@
 
 use crate::cli::address;
 use crate::printable::printable;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde_json::{Value, json};
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use virtio_irq_proto::PciAddress;
+use virtio_irq_proto::{DEVICE_ID, PciAddress};
 
 /// How long QEMU may take for all answers together. Its main loop answers in milliseconds, but not while it starts.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -33,6 +38,36 @@ pub struct Vmm {
     pub pid: i32,
     /// In the order in which QEMU lists them.
     pub functions: Vec<Assignment>,
+    /// The virtio-irq devices that it shows to its guest.
+    pub devices: Vec<Shown>,
+}
+
+/// A virtio-irq device of a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The socket of its backend, as QEMU was told it.
+    pub socket: Option<PathBuf>,
+    /// Where the guest sees it, if that is known.
+    pub guest: Option<PciAddress>,
+}
+
+impl Vmm {
+    /// The device whose backend listens at `socket`, or any where the socket has no name.
+    pub fn device_of(&self, socket: Option<&Path>) -> Option<&Shown> {
+        let Some(ours) = socket else { return self.devices.first() };
+        self.devices
+            .iter()
+            .find(|device| device.socket.as_deref().is_some_and(|theirs| is_same(ours, theirs)))
+    }
+}
+
+/// Whether QEMU means our socket. It can be in another directory or root, where only the last part says something.
+fn is_same(ours: &Path, theirs: &Path) -> bool {
+    let file = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino()));
+    match (file(ours), file(theirs)) {
+        (Ok(ours), Ok(theirs)) => ours == theirs,
+        _ => ours.file_name() == theirs.file_name(),
+    }
 }
 
 /// A function that is assigned to the guest.
@@ -58,6 +93,11 @@ impl Assignment {
 pub enum QmpError {
     #[error("cannot connect to QEMU at {}: {source}; start it with -qmp unix:{},server=on,wait=off", path.display(), path.display())]
     Connect { path: PathBuf, source: io::Error },
+    #[error(
+        "may not connect to QEMU at {}: be the user who owns the file, or of its group where that may write; a confined \
+         daemon has no more rights than that as root either", path.display()
+    )]
+    Permission { path: PathBuf },
     #[error("QEMU at {} does not answer: {source}; QMP serves one client at a time, end the other one", path.display())]
     Connection { path: PathBuf, source: io::Error },
     #[error("what listens at {} is no QMP socket of QEMU: {what}", path.display())]
@@ -66,44 +106,58 @@ pub enum QmpError {
     Refused { path: PathBuf, command: &'static str, why: String },
 }
 
-/// Asks the QEMU whose QMP socket this is.
+/// Asks the QEMU whose QMP socket this is, until `stop` is readable.
 ///
 /// # Errors
 /// It cannot be asked.
-pub fn ask(path: &Path) -> Result<Vmm, QmpError> {
-    let mut qmp = Qmp::open(path, PATIENCE)?;
+pub fn ask(path: &Path, stop: Option<BorrowedFd<'_>>) -> Result<Vmm, QmpError> {
+    let mut qmp = Qmp::open(path, PATIENCE, stop)?;
     qmp.greet()?;
     let pci = qmp.execute("query-pci", json!({}))?;
-    let mut functions = Vec::new();
+    let (mut functions, mut devices) = (Vec::new(), Vec::new());
     for parent in DEVICES {
         let children = qmp.execute("qom-list", json!({ "path": parent }))?;
         for child in children.as_array().into_iter().flatten() {
-            let is_vfio = child["type"].as_str().is_some_and(|kind| kind.starts_with("child<vfio-pci"));
-            let Some(name) = child["name"].as_str().filter(|_| is_vfio) else { continue };
-            functions.extend(qmp.assignment(&format!("{parent}/{name}"), &pci)?);
+            let (Some(kind), Some(name)) = (child["type"].as_str(), child["name"].as_str()) else { continue };
+            let device = format!("{parent}/{name}");
+            if kind.starts_with("child<vfio-pci") {
+                functions.extend(qmp.assignment(&device, &pci)?);
+            } else if kind.starts_with("child<vhost-user") {
+                devices.extend(qmp.shown(&device, &pci)?);
+            }
         }
     }
-    Ok(Vmm { pid: qmp.pid, functions })
+    Ok(Vmm { pid: qmp.pid, functions, devices })
 }
 
-struct Qmp {
+struct Qmp<'a> {
     stream: BufReader<UnixStream>,
     pid: i32,
     path: PathBuf,
     deadline: Instant,
+    stop: Option<BorrowedFd<'a>>,
 }
 
-impl Qmp {
-    fn open(path: &Path, patience: Duration) -> Result<Self, QmpError> {
-        let failed = |source| QmpError::Connect { path: path.to_owned(), source };
-        let stream = UnixStream::connect(path).map_err(failed)?;
-        let peer = socket_peercred(&stream).map_err(|errno| failed(errno.into()))?;
-        Ok(Self {
-            stream: BufReader::new(stream),
-            pid: peer.pid.as_raw_nonzero().get(),
-            path: path.to_owned(),
-            deadline: Instant::now() + patience,
-        })
+impl<'a> Qmp<'a> {
+    fn open(path: &Path, patience: Duration, stop: Option<BorrowedFd<'a>>) -> Result<Self, QmpError> {
+        let open = || -> rustix::io::Result<_> {
+            // Connecting waits for room in the queue of a server that takes nobody, unless told not to.
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            connect(&stream, &SocketAddrUnix::new(path)?)?;
+            let peer = socket_peercred(&stream)?;
+            Ok((UnixStream::from(stream), peer.pid.as_raw_nonzero().get()))
+        };
+        let (stream, pid) = open().map_err(|errno| {
+            let (path, source) = (path.to_owned(), errno.into());
+            match errno {
+                Errno::AGAIN => QmpError::Connection { path, source },
+                Errno::ACCESS => QmpError::Permission { path },
+                _ => QmpError::Connect { path, source },
+            }
+        })?;
+        let (stream, deadline) = (BufReader::new(stream), Instant::now() + patience);
+        Ok(Self { stream, pid, path: path.to_owned(), deadline, stop })
     }
 
     fn greet(&mut self) -> Result<(), QmpError> {
@@ -119,9 +173,26 @@ impl Qmp {
         let Some(host) = self.get(device, "host")?.and_then(|host| address(host.as_str()?).ok()) else {
             return Ok(None);
         };
+        Ok(Some(Assignment { host, guest: self.place(device, pci)? }))
+    }
+
+    /// A vhost-user device, if it is a virtio-irq device.
+    fn shown(&mut self, device: &str, pci: &Value) -> Result<Option<Shown>, QmpError> {
+        if self.get(device, "virtio-id")?.and_then(|id| id.as_u64()) != Some(DEVICE_ID.into()) {
+            return Ok(None);
+        }
+        let socket = match self.get(device, "chardev")? {
+            Some(Value::String(chardev)) => self.get(&format!("/chardevs/{chardev}"), "addr")?,
+            _ => None,
+        };
+        let socket = socket.and_then(|address| address["path"].as_str().map(PathBuf::from));
+        Ok(Some(Shown { socket, guest: self.place(device, pci)? }))
+    }
+
+    /// Where the guest sees a device, as far as it is known.
+    fn place(&mut self, device: &str, pci: &Value) -> Result<Option<PciAddress>, QmpError> {
         let bus = self.bus_of(device, pci, 0)?;
-        let guest = bus.zip(self.devfn(device)?).map(|(bus, devfn)| PciAddress { segment: 0, bus, devfn });
-        Ok(Some(Assignment { host, guest }))
+        Ok(bus.zip(self.devfn(device)?).map(|(bus, devfn)| PciAddress { segment: 0, bus, devfn }))
     }
 
     /// Number of the bus that a device is on, as far as it is known.
@@ -175,11 +246,9 @@ impl Qmp {
         let mut line = Vec::new();
         // A server that sends a byte now and then is not waited for longer than one that sends nothing.
         while line.last() != Some(&b'\n') {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(self.failed(io::ErrorKind::TimedOut.into()));
+            if self.stream.buffer().is_empty() {
+                self.wait().map_err(|source| self.failed(source))?;
             }
-            self.stream.get_ref().set_read_timeout(Some(left)).map_err(|source| self.failed(source))?;
             let (count, ended) = match self.stream.fill_buf() {
                 Ok(some) => {
                     let end = some.iter().position(|byte| *byte == b'\n');
@@ -199,6 +268,24 @@ impl Qmp {
             }
         }
         serde_json::from_slice(&line).map_err(|error| self.protocol(&error.to_string()))
+    }
+
+    /// Until there is more to read.
+    fn wait(&self) -> io::Result<()> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        let stream = self.stream.get_ref().as_fd();
+        let mut fds =
+            [Some(stream), self.stop].map(|fd| PollFd::from_borrowed_fd(fd.unwrap_or(stream), PollFlags::IN));
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) if self.stop.is_some() && !fds[1].revents().is_empty() => Err(Errno::CANCELED.into()),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     fn failed(&self, source: io::Error) -> QmpError {
@@ -233,4 +320,4 @@ fn secondary(pci: &Value, bus: u8, devfn: u8) -> Option<u8> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

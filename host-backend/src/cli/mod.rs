@@ -9,6 +9,7 @@ mod files;
 mod qemu;
 
 pub use admission::Admission;
+pub(crate) use admission::{AttachError, Attached};
 pub use ctl::{CtlArgs, CtlError};
 pub(crate) use device::address;
 pub use device::{DeviceSpec, Model, SpecError};
@@ -20,7 +21,7 @@ pub(crate) use files::allow_files_for;
 pub use qemu::{ArgsFormat, QemuArgs};
 
 use crate::bridge::{Bridge, BridgeError};
-use crate::control::{Control, ControlError};
+use crate::control::{About, Control, ControlError};
 use crate::device::{Quota, RateLimit};
 use crate::doctor::DoctorArgs;
 use crate::host::linux::OpenError;
@@ -28,7 +29,8 @@ use crate::log::{Log, LogFormat, LogLevel};
 use crate::opener::{self, Opener};
 use crate::sandbox::{self, Confinement, Needs, SandboxError};
 use crate::serve::{SocketError, Stop, Transport, serve};
-use crate::vfio::{DeviceSource, SupplyError};
+use crate::vfio::{DeviceSource, SupplyError, ToldProcess};
+use crate::vmm::{Inquirer, Inquiry};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::collections::BTreeSet;
 use std::io;
@@ -65,6 +67,9 @@ Examples:
 
   Two functions, the ids chosen:
     vhost-device-irq --socket-path /run/irq.sock --device 02:00.0,id=7 --device 03:00.1,id=9
+
+  All that is assigned to a guest, as QEMU says:
+    vhost-device-irq --socket-path /run/irq.sock --qmp /run/qmp.sock
 
   Without any hardware:
     vhost-device-irq --socket-path /tmp/irq.sock --device sim:wcn6855,guest=00:06.0
@@ -152,10 +157,19 @@ struct DaemonArgs {
     #[arg(
         long = "device",
         value_name = "SPEC",
-        required_unless_present_any = ["print_capabilities", "control_socket"],
+        required_unless_present_any = ["print_capabilities", "control_socket", "qmp"],
         long_help = DEVICE_HELP
     )]
     devices: Vec<DeviceSpec>,
+
+    /// Ask QEMU at its QMP socket PATH which process it is and where its guest sees each function, so that guest= and
+    /// vfio= need not be given. Without --device, all functions that are assigned to the guest are served
+    ///
+    /// QEMU is asked when it connects and when its guest's driver starts. QEMU makes the socket with -qmp
+    /// unix:PATH,server=on,wait=off, for the daemon alone: QMP serves one client at a time. Where QEMU does not answer, the guest is
+    /// served with what else is known; the log and `ctl status` say why
+    #[arg(long, value_name = "PATH")]
+    qmp: Option<PathBuf>,
 
     /// Serve functions whose interrupts the platform does not check. A guest can then raise any interrupt of the
     /// host; VFIO needs its own permission for it too (allow_unsafe_interrupts of vfio_iommu_type1)
@@ -293,7 +307,8 @@ impl DaemonArgs {
             Sandbox::On => self.confine().map(|(opener, confinement)| (opener, Some(confinement)))?,
             Sandbox::Off => (None, None),
         };
-        let admission = Admission::new(self.allow_unsafe_interrupts, opener);
+        let vmm = self.qmp.is_some().then(ToldProcess::default);
+        let admission = Arc::new(Admission::new(self.allow_unsafe_interrupts, opener, vmm.clone()));
         // From here on a signal ends the daemon in order, and removes its socket.
         let stop = Stop::on_signals()?;
         let bridge = Arc::new(self.bridge(&admission)?);
@@ -305,11 +320,21 @@ impl DaemonArgs {
             (None, Some(transport)) => transport,
             (None, None) => return Ok(()),
         };
+        let inquirer = match (self.inquiry(), vmm) {
+            (Some(inquiry), Some(vmm)) => Some(Inquirer::start(inquiry, vmm, &bridge, admission.clone())?),
+            _ => None,
+        };
+        let about = About { confinement, vmm: inquirer.as_ref().map(Inquirer::findings) };
         let control = self.control_socket.as_deref();
-        let _control = control
-            .map(|path| Control::start(path, bridge.clone(), log, admission, confinement))
-            .transpose()?;
+        let _control =
+            control.map(|path| Control::start(path, bridge.clone(), log, admission, about)).transpose()?;
         Ok(serve(&bridge, transport, &stop)?)
+    }
+
+    /// What is to be asked of QEMU.
+    fn inquiry(&self) -> Option<Inquiry> {
+        let (qmp, socket) = (self.qmp.clone()?, self.socket_path.clone());
+        Some(Inquiry { qmp, socket, everything: self.devices.is_empty() })
     }
 
     /// Gives up what is not needed from here on. Returns what opens the rest, if there may be anything to open.
@@ -317,8 +342,8 @@ impl DaemonArgs {
         let mut needs = Needs::default();
         self.socket_path.iter().chain(&self.control_socket).for_each(|path| needs.socket(path));
         // Clients of the control socket may attach functions.
-        let mut needs_opener = self.control_socket.is_some();
-        needs.character_devices = needs_opener;
+        needs.character_devices = self.control_socket.is_some();
+        let mut needs_opener = self.control_socket.is_some() || self.qmp.is_some();
         for spec in &self.devices {
             let Model::Host(_, source) = &spec.model else { continue };
             needs_opener = true;

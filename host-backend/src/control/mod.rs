@@ -33,6 +33,7 @@ use crate::cli::Admission;
 use crate::log::Log;
 use crate::sandbox::Confinement;
 use crate::serve::{Listening, SocketError};
+use crate::vmm::Findings;
 use client::serve_client;
 use operator::Operator;
 use request::{Code, Refusal};
@@ -80,6 +81,15 @@ pub struct Control {
     _socket: Listening,
 }
 
+/// What clients are told beside the device.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// What the daemon gave up, if it is confined.
+    pub confinement: Option<Confinement>,
+    /// What is known of the VMM, if somebody asks it.
+    pub vmm: Option<Findings>,
+}
+
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
@@ -92,7 +102,7 @@ pub enum ControlError {
 
 impl Control {
     /// Serves clients at `path`, which only the user of the process can connect to. To be started before a frontend is
-    /// served. `admission` opens the functions that clients attach, and `confinement` is what they are told of it.
+    /// served. `admission` opens the functions that clients attach, and `about` is what they are told beside the device.
     ///
     /// # Errors
     /// The socket cannot be had, or the process is out of threads or descriptors.
@@ -100,15 +110,15 @@ impl Control {
         path: &Path,
         bridge: Arc<Bridge>,
         log: Log,
-        admission: Admission,
-        confinement: Option<Confinement>,
+        admission: Arc<Admission>,
+        about: About,
     ) -> Result<Self, ControlError> {
         let socket = Listening::bind(path)?;
         let listener = socket.listener_socket()?;
         listener.set_nonblocking(true)?;
         // Functions can be attached later.
         bridge.device().expect_functions();
-        let sampler = Sampler::new(bridge.clone(), log, confinement)?;
+        let sampler = Sampler::new(bridge.clone(), log, about)?;
         let operator = Operator::new(bridge, admission);
         let mut runtime = Builder::new_current_thread();
         runtime.enable_io().enable_time().max_blocking_threads(1).thread_keep_alive(IDLE);

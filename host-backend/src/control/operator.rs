@@ -3,13 +3,13 @@
 
 use super::request::{Code, Refusal, Which};
 use crate::bridge::{Bridge, MembershipError};
-use crate::cli::{Admission, DeviceSpec, Model, allow_files_for};
+use crate::cli::{Admission, AttachError, Attached, DeviceSpec};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tracing::info;
-use virtio_irq_proto::{FunctionFlags, FunctionId};
+use virtio_irq_proto::FunctionFlags;
 
 pub(super) struct Operator {
     bridge: Arc<Bridge>,
@@ -19,8 +19,8 @@ pub(super) struct Operator {
 }
 
 impl Operator {
-    pub(super) fn new(bridge: Arc<Bridge>, admission: Admission) -> Self {
-        Self { bridge, admission: Arc::new(admission), turn: Mutex::new(()) }
+    pub(super) fn new(bridge: Arc<Bridge>, admission: Arc<Admission>) -> Self {
+        Self { bridge, admission, turn: Mutex::new(()) }
     }
 
     /// Opens a function and lists it to the guest.
@@ -53,7 +53,9 @@ impl Operator {
         let Some(name) = names.get(&id).cloned() else { return Err(not_there(&id.to_string())) };
         let bridge = self.bridge.clone();
         blocking(move || {
-            let ended = bridge.detach_function(id).map_err(refuse_membership)?;
+            let ended = bridge
+                .detach_function(id)
+                .map_err(|error| Refusal::new(membership_code(&error), error.to_string()))?;
             info!("function {id}: {name} was detached, and {ended} sources of it ended");
             Ok(json!({ "function": id.0, "name": name, "sources": ended }))
         })
@@ -77,28 +79,21 @@ impl Operator {
 }
 
 fn attach(bridge: &Bridge, spec: &DeviceSpec, admission: &Admission) -> Result<Value, Refusal> {
-    if let Model::Host(address, _) = &spec.model {
-        let name = address.to_string();
-        if let Some((id, _)) = bridge.names().iter().find(|(_, other)| **other == name) {
-            let message = format!("{name} is there already, as function {id}: detach that one first");
-            return Err(Refusal::new(Code::Exists, message));
-        }
-    }
-    let no_id =
-        || Refusal::new(Code::Exists, "all 65536 function ids are in use until the guest resets the device");
-    let id = spec.id.map(FunctionId).or_else(|| bridge.device().unused_id()).ok_or_else(no_id)?;
-    let (assigned, host) =
-        admission.open(spec, id).map_err(|error| Refusal::new(Code::CannotOpen, error.to_string()))?;
-    let (name, what) = (host.name().to_owned(), assigned.function);
-    let sources = bridge.device().most_sources(Some(&what));
-    allow_files_for(sources).map_err(|error| Refusal::new(Code::CannotOpen, error.to_string()))?;
-    bridge.attach_function(assigned, host).map_err(refuse_membership)?;
+    let attached = admission.attach(bridge, spec).map_err(|error| {
+        let code = match &error {
+            AttachError::There { .. } | AttachError::NoId => Code::Exists,
+            AttachError::Open(_) | AttachError::Files(_) => Code::CannotOpen,
+            AttachError::Membership(error) => membership_code(error),
+        };
+        Refusal::new(code, error.to_string())
+    })?;
+    let Attached { name, function } = attached;
     Ok(json!({
-        "function": id.0,
+        "function": function.id.0,
         "name": name,
-        "vectors": { "intx": what.intx_count, "msi": what.msi_count, "msix": what.msix_count },
-        "native": what.flags.contains(FunctionFlags::NATIVE),
-        "event": what.flags.contains(FunctionFlags::EVENT),
+        "vectors": { "intx": function.intx_count, "msi": function.msi_count, "msix": function.msix_count },
+        "native": function.flags.contains(FunctionFlags::NATIVE),
+        "event": function.flags.contains(FunctionFlags::EVENT),
     }))
 }
 
@@ -106,12 +101,11 @@ fn not_there(which: &str) -> Refusal {
     Refusal::new(Code::NotFound, format!("there is no function {which}: `status` lists those there are"))
 }
 
-fn refuse_membership(error: MembershipError) -> Refusal {
-    let code = match error {
+fn membership_code(error: &MembershipError) -> Code {
+    match error {
         MembershipError::IdTaken(_) => Code::Exists,
         MembershipError::NotThere(_) => Code::NotFound,
-    };
-    Refusal::new(code, error.to_string())
+    }
 }
 
 /// Runs what may wait for the kernel beside the thread that serves clients.

@@ -4,13 +4,12 @@
 //! However many clients ask, the thread that serves the guest makes one snapshot for all of them, and not more often than
 //! every [`INTERVAL`].
 
-use super::patch;
 use super::status::{Sample, Surroundings};
+use super::{About, patch};
 use crate::bridge::{Bridge, Observer};
 use crate::counters::Frontend;
 use crate::device::Snapshot;
 use crate::log::Log;
-use crate::sandbox::Confinement;
 use serde_json::json;
 use std::io;
 use std::sync::Arc;
@@ -28,7 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 pub(super) struct Sampler {
     bridge: Arc<Bridge>,
     log: Log,
-    confinement: Option<Confinement>,
+    about: About,
     started: Instant,
     pub(super) clients: AtomicUsize,
     state: Mutex<State>,
@@ -49,7 +48,7 @@ struct Delta {
 
 impl Sampler {
     /// Registers with `bridge`, which is to be done once, before a frontend is served.
-    pub(super) fn new(bridge: Arc<Bridge>, log: Log, confinement: Option<Confinement>) -> io::Result<Self> {
+    pub(super) fn new(bridge: Arc<Bridge>, log: Log, about: About) -> io::Result<Self> {
         let (sender, snapshots) = mpsc::channel(1);
         // Where the channel is full there is a snapshot already that nobody took.
         let publish = move |snapshot| drop(sender.try_send(snapshot));
@@ -57,7 +56,7 @@ impl Sampler {
         Ok(Self {
             bridge,
             log,
-            confinement,
+            about,
             started: Instant::now(),
             clients: AtomicUsize::new(0),
             state: Mutex::new(State { snapshots, last: None, delta: None }),
@@ -89,7 +88,8 @@ impl Sampler {
             uptime: self.started.elapsed(),
             clients: self.clients.load(Ordering::Relaxed),
             log_level: self.log.level(),
-            confinement: self.confinement,
+            confinement: self.about.confinement,
+            vmm: self.about.vmm.clone(),
             problems: self.log.problems(),
         };
         let sample =

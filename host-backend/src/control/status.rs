@@ -6,6 +6,7 @@ use crate::counters::{Counts, EVENTS, REPLIES, REQUESTS};
 use crate::device::{FunctionState, Snapshot, SourceState};
 use crate::log::{LogLevel, Problem};
 use crate::sandbox::Confinement;
+use crate::vmm::Findings;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -31,6 +32,8 @@ pub(super) struct Surroundings {
     pub(super) log_level: LogLevel,
     /// None unless the daemon is confined.
     pub(super) confinement: Option<Confinement>,
+    /// None unless it is asked by QMP.
+    pub(super) vmm: Option<Findings>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -112,6 +115,7 @@ fn document(
             "negotiated": features(device.negotiated),
             "events_pending": device.events_pending,
         },
+        "vmm": around.vmm.map(|findings| describe_vmm(&findings)),
         "draining": device.draining,
         "limits": {
             "max_sources": device.quota.guest,
@@ -180,6 +184,16 @@ fn describe_function(state: &FunctionState, name: Option<&String>, held: usize) 
         }
     }
     object
+}
+
+fn describe_vmm(findings: &Findings) -> Value {
+    let answer = findings.answer();
+    json!({
+        "qmp": findings.qmp().to_string_lossy(),
+        "process": answer.pid,
+        "device": answer.device.map(|device| device.to_string()),
+        "problems": answer.problems,
+    })
 }
 
 fn describe_source(source: &SourceState) -> Value {

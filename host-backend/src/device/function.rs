@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
 use std::num::NonZeroU16;
 use std::ops::Bound;
-use virtio_irq_proto::{Function, FunctionFlags, FunctionId, IrqType, Message, Status, VectorRange};
+use virtio_irq_proto::{
+    Function, FunctionFlags, FunctionId, IrqType, Message, PciAddress, Status, VectorRange,
+};
 
 /// A function that is assigned to the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +104,12 @@ impl Functions {
             entry.detached = true;
         }
         there
+    }
+
+    /// The guest sees the function there. Whether there is one.
+    pub(super) fn place(&mut self, id: FunctionId, guest: Option<PciAddress>) -> bool {
+        let entry = self.entries.get_mut(&id).filter(|entry| !entry.gone);
+        entry.map(|entry| entry.assigned.function.guest_address = guest).is_some()
     }
 
     /// Whether this is news.

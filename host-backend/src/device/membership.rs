@@ -3,7 +3,7 @@
 
 use super::sources::Detach;
 use super::{Assigned, Device, DuplicateId};
-use virtio_irq_proto::{F_EVENT, Function, FunctionFlags, FunctionId};
+use virtio_irq_proto::{F_EVENT, Function, FunctionFlags, FunctionId, PciAddress};
 
 impl Device {
     /// Functions can come later of which sources can be allocated: offers event delivery from the beginning, because
@@ -30,6 +30,16 @@ impl Device {
             assigned.function.flags = assigned.function.flags.without(FunctionFlags::EVENT);
         }
         self.functions.add(assigned)
+    }
+
+    /// Where the guest sees a function, if that is known.
+    pub fn place_of(&self, function: FunctionId) -> Option<PciAddress> {
+        self.functions.find(function).ok()?.assigned.function.guest_address
+    }
+
+    /// Says where the guest sees a function, which the list tells from then on. Returns whether the function is there.
+    pub fn place_function(&mut self, function: FunctionId, guest: Option<PciAddress>) -> bool {
+        self.functions.place(function, guest)
     }
 
     /// Takes a function away, with all that the driver has of it, and tells the driver (IRQ-DEV-39, IRQ-DEV-75). The id

@@ -32,6 +32,8 @@ fn answer(request: &Value) -> Value {
             {"name": "type", "type": "string"},
             {"name": "wifi", "type": "child<vfio-pci>"},
             {"name": "rp1", "type": "child<pcie-root-port>"},
+            {"name": "irq", "type": "child<vhost-user-test-device-pci>"},
+            {"name": "fs", "type": "child<vhost-user-fs-pci>"},
         ]),
         ("qom-list", ..) => json!([
             {"name": "device[0]", "type": "child<vfio-pci-nohotplug>"},
@@ -42,6 +44,11 @@ fn answer(request: &Value) -> Value {
         (_, "/machine/peripheral/wifi", "host") => json!("0000:02:00.0"),
         (_, "/machine/peripheral/wifi", "addr") => json!(0x30),
         (_, "/machine/peripheral/wifi", "parent_bus") => json!("/machine/q35/pcie.0"),
+        (_, "/machine/peripheral/irq", "virtio-id") => json!(37),
+        (_, "/machine/peripheral/irq", "chardev") => json!("irq-socket"),
+        (_, "/chardevs/irq-socket", "addr") => json!({"type": "unix", "path": "/run/vm/irq.sock"}),
+        (_, "/machine/peripheral/irq", "addr") => json!(0x38),
+        (_, "/machine/peripheral/irq", "parent_bus") => json!("/machine/q35/pcie.0"),
         (_, "/machine/peripheral/rp1", "addr") => json!(0x28),
         (_, "/machine/peripheral/rp2", "addr") => json!(0x3a),
         (_, "/machine/peripheral/rp1" | "/machine/peripheral/rp2", "parent_bus") => {
@@ -60,7 +67,7 @@ fn answer(request: &Value) -> Value {
 }
 
 /// Something that listens as QEMU does, for one client.
-fn served(serve: impl FnOnce(UnixStream) + Send + 'static) -> (TempDir, PathBuf, JoinHandle<()>) {
+pub(crate) fn served(serve: impl FnOnce(UnixStream) + Send + 'static) -> (TempDir, PathBuf, JoinHandle<()>) {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("qmp.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -70,14 +77,14 @@ fn served(serve: impl FnOnce(UnixStream) + Send + 'static) -> (TempDir, PathBuf,
 
 fn asked(serve: impl FnOnce(UnixStream) + Send + 'static) -> Result<Vmm, QmpError> {
     let (_directory, path, server) = served(serve);
-    let result = ask(&path);
+    let result = ask(&path, None);
     server.join().unwrap();
     result
 }
 
 const GREETING: &[u8] = b"{\"QMP\": {\"version\": {}, \"capabilities\": [\"oob\"]}}\r\n";
 
-fn qemu(mut stream: UnixStream) {
+pub(crate) fn qemu(mut stream: UnixStream) {
     stream.write_all(GREETING).unwrap();
     let requests = BufReader::new(stream.try_clone().unwrap());
     for request in requests.lines() {
@@ -100,6 +107,31 @@ fn assigned_functions_are_found_where_the_guest_sees_them() {
         ]
     );
     assert_eq!(vmm.pid, i32::try_from(std::process::id()).unwrap());
+}
+
+#[test]
+fn the_device_of_a_socket_is_known_by_it() {
+    let vmm = asked(qemu).unwrap();
+    let found = |socket: &str| vmm.device_of(Some(Path::new(socket))).map(|device| device.guest);
+    let place = PciAddress { segment: 0, bus: 0, devfn: 0x38 };
+    assert_eq!(found("/run/vm/irq.sock"), Some(Some(place)));
+    assert_eq!(found("/srv/jail/run/irq.sock"), Some(Some(place)), "QEMU has another root");
+    assert_eq!(found("/run/vm/other.sock"), None);
+    assert_eq!(vmm.device_of(None).unwrap().guest, Some(place));
+    assert_eq!(vmm.devices.len(), 1);
+
+    // Two sockets of one name that are both there.
+    let directory = TempDir::new().unwrap();
+    let [ours, theirs] = ["a", "b"].map(|name| {
+        std::fs::create_dir(directory.path().join(name)).unwrap();
+        let path = directory.path().join(name).join("irq.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        path
+    });
+    let devices = vec![Shown { socket: Some(theirs.clone()), guest: None }];
+    let vmm = Vmm { pid: 1, functions: Vec::new(), devices };
+    assert!(vmm.device_of(Some(&ours)).is_none());
+    assert!(vmm.device_of(Some(&theirs)).is_some());
 }
 
 #[test]
@@ -138,13 +170,56 @@ fn a_server_that_stalls_is_not_waited_for_long() {
         let mut requests = BufReader::new(stream);
         while requests.read_line(&mut String::new()).unwrap() > 0 {}
     });
-    let mut qmp = Qmp::open(&path, Duration::from_millis(50)).unwrap();
+    let mut qmp = Qmp::open(&path, Duration::from_millis(50), None).unwrap();
     let error = qmp.greet().unwrap_err();
     assert!(
         matches!(&error, QmpError::Connection { source, .. } if source.kind() == io::ErrorKind::TimedOut),
         "{error}"
     );
     drop(qmp);
+    server.join().unwrap();
+}
+
+#[test]
+fn a_server_that_never_stops_talking_is_not_listened_to_for_ever() {
+    let (_directory, path, server) = served(|mut stream| {
+        stream.write_all(GREETING).unwrap();
+        let events = b"{\"event\": \"STOP\"}\n".repeat(1000);
+        while stream.write_all(&events).is_ok() {}
+    });
+    let mut qmp = Qmp::open(&path, Duration::from_millis(50), None).unwrap();
+    let error = qmp.greet().unwrap_err();
+    assert!(error.to_string().contains("timed out"), "{error}");
+    drop(qmp);
+    server.join().unwrap();
+}
+
+#[test]
+fn a_server_that_takes_nobody_is_not_waited_for() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("qmp.sock");
+    let address = SocketAddrUnix::new(&path).unwrap();
+    let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    rustix::net::bind(&listener, &address).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    // The one whom the queue has room for.
+    let _first = UnixStream::connect(&path).unwrap();
+    let error = ask(&path, None).unwrap_err();
+    assert!(error.to_string().contains("QMP serves one client at a time, end the other one"), "{error}");
+}
+
+#[test]
+fn asking_ends_when_it_is_told_to() {
+    let (_directory, path, server) = served(|stream| {
+        // Says nothing until the client leaves.
+        assert_eq!(BufReader::new(stream).read_line(&mut String::new()).unwrap(), 0);
+    });
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    drop(theirs);
+    let start = Instant::now();
+    let error = ask(&path, Some(ours.as_fd())).unwrap_err();
+    assert!(matches!(error, QmpError::Connection { .. }), "{error}");
+    assert!(start.elapsed() < PATIENCE / 2);
     server.join().unwrap();
 }
 

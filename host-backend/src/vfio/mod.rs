@@ -39,6 +39,7 @@ pub use device::{Data, Ioctl, IrqInfo, IrqSet, Region, SetAction, VfioDevice};
 pub use interrupts::{InterruptError, Interrupts, Lost, Operation};
 pub use loan::LoanError;
 pub use msix::MsixTable;
+pub use process::{FoundProcess, ToldProcess};
 pub use socket::Mailbox;
 pub use source::{Claim, ClaimError, DeviceSource, DeviceSupply, NotYet, SourceError, SupplyError};
 

@@ -16,12 +16,14 @@ use crate::sys::GroupFile;
 use rustix::fs::fstat;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_irq_proto::PciAddress;
 
 /// The VMM's process, once it runs.
@@ -36,7 +38,51 @@ pub(super) struct Process {
 enum Which {
     Running(Running),
     File(PathBuf),
+    Told(ToldProcess),
 }
+
+/// The VMM's process, which somebody finds out while the daemon runs, and which can be another one with each frontend.
+#[derive(Clone, Debug, Default)]
+pub struct ToldProcess(Arc<Mutex<Told>>);
+
+#[derive(Debug, Default)]
+struct Told {
+    process: Option<Arc<Running>>,
+    /// The functions whose devices are to come from it.
+    functions: BTreeSet<PciAddress>,
+}
+
+impl ToldProcess {
+    /// Gets hold of the process that has this number now.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be watched.
+    pub fn find(pid: u32) -> Result<FoundProcess, SupplyError> {
+        Running::find(pid).map(Arc::new).map(FoundProcess)
+    }
+
+    /// It is this one from now on.
+    pub fn set(&self, process: Option<FoundProcess>) {
+        self.told().process = process.map(|FoundProcess(process)| process);
+    }
+
+    /// Whether the device of `function` is to come from it.
+    pub fn is_for(&self, function: PciAddress) -> bool {
+        self.told().functions.contains(&function)
+    }
+
+    fn present(&self) -> Option<Arc<Running>> {
+        self.told().process.clone()
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A process that a [`ToldProcess`] can be.
+#[derive(Clone, Debug)]
+pub struct FoundProcess(Arc<Running>);
 
 #[derive(Debug)]
 struct Running {
@@ -56,11 +102,13 @@ const PIDFILE_LIMIT: u64 = 64;
 impl Process {
     /// The process that has this number now.
     pub(super) fn running(pid: u32, host: &Host, function: PciAddress) -> Result<Self, SupplyError> {
-        let process = Running::open(pid).map_err(|errno| match errno {
-            Errno::SRCH => SupplyError::NoProcess { pid },
-            errno => SupplyError::Process { pid, source: errno.into() },
-        })?;
-        Ok(Self { which: Which::Running(process), host: host.clone(), function })
+        Ok(Self { which: Which::Running(Running::find(pid)?), host: host.clone(), function })
+    }
+
+    /// The process that somebody will tell.
+    pub(super) fn told(process: &ToldProcess, host: &Host, function: PciAddress) -> Self {
+        process.told().functions.insert(function);
+        Self { which: Which::Told(process.clone()), host: host.clone(), function }
     }
 
     /// The process whose number is in the file whenever it is looked for.
@@ -69,13 +117,16 @@ impl Process {
     }
 
     pub(super) fn claim(&self) -> Result<Claim, ClaimError> {
-        match (&self.which, self.host.opener()) {
-            (Which::Running(process), None) => process.claim(&self.host, self.function),
-            (Which::File(path), None) => by_pidfile(&self.host, self.function, path),
-            (Which::Running(process), Some(opener)) => {
-                opener.claim_of(self.function, process.pid, process.pidfd.as_fd())
-            }
-            (Which::File(path), Some(opener)) => opener.claim_by_file(self.function, path),
+        match &self.which {
+            Which::Running(process) => process.claim_through(&self.host, self.function),
+            Which::Told(process) => match process.present() {
+                Some(process) => process.claim_through(&self.host, self.function),
+                None => Err(ClaimError::NotYet(NotYet::NotTold)),
+            },
+            Which::File(path) => match self.host.opener() {
+                Some(opener) => opener.claim_by_file(self.function, path),
+                None => by_pidfile(&self.host, self.function, path),
+            },
         }
     }
 }
@@ -104,6 +155,21 @@ impl Running {
     fn open(pid: u32) -> Result<Self, Errno> {
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
         Ok(Self { pid, pidfd: pidfd_open(raw, PidfdFlags::empty())? })
+    }
+
+    fn find(pid: u32) -> Result<Self, SupplyError> {
+        Self::open(pid).map_err(|errno| match errno {
+            Errno::SRCH => SupplyError::NoProcess { pid },
+            errno => SupplyError::Process { pid, source: errno.into() },
+        })
+    }
+
+    /// With the opener, where there is one.
+    fn claim_through(&self, host: &Host, function: PciAddress) -> Result<Claim, ClaimError> {
+        match host.opener() {
+            Some(opener) => opener.claim_of(function, self.pid, self.pidfd.as_fd()),
+            None => self.claim(host, function),
+        }
     }
 
     fn claim(&self, host: &Host, function: PciAddress) -> Result<Claim, ClaimError> {

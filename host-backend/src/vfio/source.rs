@@ -3,7 +3,7 @@
 
 use super::cdev::Lender;
 use super::loan::LoanError;
-use super::process::Process;
+use super::process::{Process, ToldProcess};
 use super::socket::Mailbox;
 use super::{Host, VfioDevice};
 use std::fmt;
@@ -145,6 +145,8 @@ pub enum NotYet {
     NotRunning { pid: u32 },
     #[error("process {pid} does not have PCI function {function} open")]
     NotOpen { pid: u32, function: PciAddress },
+    #[error("the VMM's process is not known yet")]
+    NotTold,
     #[error("nobody sent it to {}", path.display())]
     NotSent { path: PathBuf },
     #[error("nobody borrowed it at {}", path.display())]
@@ -173,6 +175,11 @@ impl DeviceSource {
 }
 
 impl DeviceSupply {
+    /// The device of `function` out of a process that is told later.
+    pub fn out_of(process: &ToldProcess, host: &Host, function: PciAddress) -> Self {
+        Self(Kind::Process(Process::told(process, host, function)))
+    }
+
     /// The device, if a VMM has it now. Never waits.
     ///
     /// # Errors

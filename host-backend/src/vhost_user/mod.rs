@@ -146,6 +146,7 @@ impl Session {
         // Its memory is unmapped with the session, and the addresses may become anybody's. Where this fails, no guard
         // was ever set.
         let _ = sys::guard_guest_memory([]);
+        session.bridge.frontend_left();
         session.bridge.reset();
         session.bridge.device().negotiated(0);
         session.bridge.counters().frontend_is(Frontend::None);
@@ -326,6 +327,8 @@ impl VhostUserBackend for Session {
     }
 
     fn features(&self) -> u64 {
+        // By now a VMM has its other sockets.
+        self.bridge.attend();
         1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
             | 1 << VIRTIO_RING_F_EVENT_IDX
@@ -334,6 +337,8 @@ impl VhostUserBackend for Session {
     }
 
     fn acked_features(&self, features: u64) {
+        // By now firmware has numbered the buses.
+        self.bridge.attend();
         self.bridge.device().negotiated(features);
     }
 

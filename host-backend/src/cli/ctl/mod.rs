@@ -288,7 +288,7 @@ fn object(value: Option<&Value>) -> &Map<String, Value> {
 
 /// The functions that a QEMU has assigned, as `attach` takes them.
 fn assigned(path: &Path) -> Result<Vec<String>, CtlError> {
-    let vmm = qmp::ask(path)?;
+    let vmm = qmp::ask(path, None)?;
     if vmm.functions.is_empty() {
         return Err(CtlError::NothingAssigned { path: path.to_owned() });
     }

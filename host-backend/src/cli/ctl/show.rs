@@ -80,6 +80,7 @@ fn head(status: &Value, rates: &Value) -> String {
         word(&frontend["connections"]),
         words(&frontend["negotiated"]),
     );
+    text += &vmm(&status["vmm"]);
     text += &format!(
         "{} requests ({}/s), {refused} refused; {} events ({}/s), {} of them interrupts ({}/s); {} host failures\n",
         sum(&counts["requests"]),
@@ -96,6 +97,26 @@ fn head(status: &Value, rates: &Value) -> String {
         word(&status["limits"]["max_sources"]),
         word(&status["limits"]["max_sources_per_function"]),
     );
+    text
+}
+
+/// What is known of a VMM that is asked.
+fn vmm(vmm: &Value) -> String {
+    if vmm.is_null() {
+        return String::new();
+    }
+    let qmp = word(&vmm["qmp"]);
+    let mut text = match &vmm["process"] {
+        Value::Null => format!("no VMM is known by {qmp}\n"),
+        pid => format!(
+            "VMM is process {} by {qmp}, its guest sees the device at {}\n",
+            word(pid),
+            word(&vmm["device"])
+        ),
+    };
+    for problem in vmm["problems"].as_array().into_iter().flatten() {
+        text += &format!("  {}\n", word(problem));
+    }
     text
 }
 

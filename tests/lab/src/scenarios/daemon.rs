@@ -31,11 +31,19 @@ pub(super) struct Daemon {
 impl Daemon {
     /// Starts it with these values of `--device`, and waits until it takes frontends. Its log is called `name`.
     pub(super) fn start(host: &Host, name: &str, devices: &[String]) -> Result<Self> {
+        let devices = devices.iter().flat_map(|device| ["--device".to_owned(), device.clone()]);
+        Self::start_with(host, name, &devices.collect::<Vec<_>>())
+    }
+
+    /// The same, but what it is to serve it asks QEMU at this socket.
+    pub(super) fn start_by_qmp(host: &Host, name: &str, qmp: &str) -> Result<Self> {
+        Self::start_with(host, name, &["--qmp".to_owned(), qmp.to_owned()])
+    }
+
+    fn start_with(host: &Host, name: &str, arguments: &[String]) -> Result<Self> {
         let mut argv = vec![payload("vhost-device-irq"), "--socket-path".into(), SOCKET.into()];
         argv.extend(["--control-socket".into(), CONTROL_SOCKET.into()]);
-        for device in devices {
-            argv.extend(["--device".into(), device.clone()]);
-        }
+        argv.extend_from_slice(arguments);
         let process = host.spawn(name, &argv)?;
         host.agent().output_line(name, "waiting for a frontend", SOON)?;
         let before = process.holdings()?;

@@ -1,28 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the doctor says of a live host and, from inside, of a guest, where the rest of the lab knows what is true.
+//! What the doctor says of a live host and, from inside, of a guest, where the rest of the lab knows what is true; and
+//! what the daemon finds out by itself, which nobody told anything but where QEMU speaks QMP.
 
 use super::daemon::Daemon;
 use super::doctor;
 use super::edu::Edu;
-use super::functions::{EDU, guest_with};
+use super::functions::{EDU, QMP, guest_with};
 use super::kernels::{Driver, guest_is_well, host_is_well, power_off, start_guest};
 use super::{Common, Sabotage, Scenario, Stand};
+use crate::checks::{Unmet, expect};
 use crate::error::Result;
 use crate::host::{Host, RunningGuest};
 use std::time::Duration;
+
+/// Where no QEMU speaks QMP.
+const NOBODY: &str = "/run/nobody.sock";
 
 /// The guest's modules: the virtio-irq driver and its client, which enables MSI.
 const MODULES: &[&str] = &["virtio_irq", "virtio_irq_edu"];
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-doctor",
-    summary: "the doctor finds a live host and a guest in order, and sees the pair and who holds the function",
-    checks: &["doctor-says-works", "doctor-sees-the-pair", "doctor-in-the-guest"],
+    summary: "the doctor finds a live host and a guest in order, and sees who holds what; the daemon asks QEMU by QMP",
+    checks: &["doctor-says-works", "qmp-tells-all", "doctor-sees-the-pair", "doctor-in-the-guest"],
     sabotages: &[
         Sabotage {
             name: "nothing-to-remap",
             what: "the host's kernel leaves interrupt remapping off, and the doctor has to say so",
             fails: "doctor-says-works",
+        },
+        Sabotage {
+            name: "qmp-of-nobody",
+            what: "the daemon is told of a socket at which no QEMU speaks QMP",
+            fails: "qmp-tells-all",
         },
         Sabotage {
             name: "doctor-too-early",
@@ -49,8 +59,10 @@ fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     stand.report.check("doctor-says-works", &host.agent().kernel_log(), || {
         doctor::examine(host.agent(), &[EDU.host])?.works()
     })?;
-    let daemon = Daemon::start(host, "daemon", &[EDU.spec()])?;
+    let qmp = if stand.sabotaged("qmp-of-nobody") { NOBODY } else { QMP };
+    let daemon = Daemon::start_by_qmp(host, "daemon", qmp)?;
     let guest = start_guest(host, "qemu", &Daemon::serve(host, guest_with(&[EDU]))?, MODULES)?;
+    by_qmp(stand, host, &daemon, &guest)?;
     on_the_host(stand, host, &guest)?;
     in_the_guest(stand, &guest)?;
     guest_is_well(stand, &guest, 1)?;
@@ -58,6 +70,28 @@ fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     daemon.leaks_nothing(stand, host, 1)?;
     daemon.leaves(stand)?;
     host_is_well(stand, host, None)
+}
+
+/// The daemon knows the VMM, the function and both places in the guest, and tells the function's pair.
+fn by_qmp(stand: &mut Stand<'_>, host: &Host, daemon: &Daemon, guest: &RunningGuest) -> Result<()> {
+    let agent = guest.agent();
+    let device = Driver::find(agent)?.device;
+    // That of the PCI device above it.
+    let uevent = agent.read(&format!("/sys/bus/virtio/devices/{device}/../uevent"))?;
+    let place = uevent.lines().find_map(|line| line.strip_prefix("PCI_SLOT_NAME=")).unwrap_or_default();
+    stand.report.check("qmp-tells-all", &daemon.log(), || {
+        let status = &daemon.ctl(host, &["status"])?["status"];
+        let (vmm, function) = (&status["vmm"], &status["functions"]["0"]);
+        let known = vmm["process"] == guest.qemu().id() && vmm["device"] == place;
+        let named = function["name"] == EDU.host && function["guest"] == EDU.guest;
+        let event =
+            function["flags"].as_array().is_some_and(|flags| flags.iter().any(|flag| flag == "event"));
+        let (there, told) = (host.msi(EDU.host)?.pair, Edu::new(agent).host_pair());
+        let told = told.map_err(|error| Unmet::Seen(format!("{vmm}: the guest is told nothing: {error}")))?.0;
+        let seen = format!("{vmm}, the device is at {place}; {function}; told {told}, the host has {there}");
+        expect(known && named && event && told == there, seen)
+    })?;
+    Ok(())
 }
 
 /// It names the guest's QEMU and the pair.
