@@ -70,6 +70,15 @@ const CARDS: &[Card] = &[
                 ath12k. It asks for 16 vectors and runs with 1",
     },
     Card {
+        vendor: QUALCOMM,
+        device: 0x1112,
+        name: "Qualcomm QCC2072 Wi-Fi 7",
+        asks: &["ath12k_pci_virtio_irq_get", "ath12k_pci_update_msi"],
+        resets: true,
+        known: "its rings write MSI messages that the driver copied: the guest needs virtio-irq and the patched \
+                ath12k. It asks for 16 vectors and runs with 1",
+    },
+    Card {
         vendor: 0x1234,
         device: 0x11e8,
         name: "QEMU's educational device",
