@@ -35,6 +35,22 @@ fn sentence(message: &str) -> &str {
     last.strip_prefix("vhost-device-irq: ").expect(message)
 }
 
+/// Where the program may not write: root has to do without its privileges, which it gives up before.
+#[test]
+fn a_directory_of_somebody_else_is_said_to_be_one() {
+    let directory = tempfile::tempdir().unwrap();
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(directory.path(), Some(65534), Some(65534)).unwrap();
+    } else {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o555);
+        std::fs::set_permissions(directory.path(), mode).unwrap();
+    }
+    let path = directory.path().join("irq.sock");
+    let message = refused(1, &["--device", "sim:edu", "--socket-path", path.to_str().unwrap()]);
+    assert!(sentence(&message).starts_with("may not create the socket"), "{message}");
+    assert!(message.ends_with("choose a directory that is theirs, such as one below /run\n"), "{message}");
+}
+
 #[test]
 fn capabilities_are_json_of_a_backend_program() {
     let text = printed(&["--print-capabilities"]);

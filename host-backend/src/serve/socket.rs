@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use tracing::warn;
 use vhost::vhost_user::Listener;
 
 /// How frontends come.
@@ -59,6 +60,11 @@ pub enum SocketError {
     Path { path: PathBuf, source: io::Error },
     #[error("cannot create the socket {}: {source}", path.display())]
     Create { path: PathBuf, source: io::Error },
+    #[error(
+        "may not create the socket {}: confined, the daemon has no more rights than its user and group, as root either; choose \
+         a directory that is theirs, such as one below /run", path.display()
+    )]
+    Denied { path: PathBuf },
     #[error(
         "--fd {number} is not an open Unix stream socket: pass one that the parent process left open: {source}"
     )]
@@ -110,7 +116,10 @@ impl Listening {
         let before = umask(Mode::from_raw_mode(0o177));
         let socket = UnixListener::bind(path);
         umask(before);
-        let create = |source| SocketError::Create { path: path.to_owned(), source };
+        let create = |source: io::Error| match source.kind() {
+            io::ErrorKind::PermissionDenied => SocketError::Denied { path: path.to_owned() },
+            _ => SocketError::Create { path: path.to_owned(), source },
+        };
         let socket = socket.map_err(create)?;
         let stat = lstat(path).map_err(|errno| create(errno.into()))?;
         let file = SocketFile { path: path.to_owned(), device: stat.st_dev, inode: stat.st_ino };
@@ -137,8 +146,11 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         // Somebody may have put a socket of their own there meanwhile.
         let ours = |stat: Stat| stat.st_dev == self.device && stat.st_ino == self.inode;
-        if lstat(&self.path).is_ok_and(ours) {
-            let _ = std::fs::remove_file(&self.path);
+        if lstat(&self.path).is_ok_and(ours)
+            && let Err(problem) = std::fs::remove_file(&self.path)
+        {
+            let path = self.path.display();
+            warn!("the socket {path} stays behind: {problem}; the next daemon replaces it, if it may");
         }
     }
 }
