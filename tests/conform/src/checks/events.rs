@@ -16,6 +16,7 @@ pub(super) const CHECKS: &[Check] = &[
     ("IRQ-DEV-46", buffers_stay_until_there_is_an_event),
     ("IRQ-DEV-53", what_fired_is_delivered),
     ("IRQ-DEV-54", nothing_is_delivered_twice),
+    ("IRQ-DEV-79", what_could_not_be_delivered_is_one),
     ("IRQ-DEV-55", first_fired_first_delivered),
     ("IRQ-DEV-37", moved_messages_are_announced),
 ];
@@ -159,6 +160,38 @@ fn nothing_is_delivered_twice(bench: &Bench<'_>) -> Outcome {
     session.must(SourceRequest::Mask, source.id)?;
     session.must(SourceRequest::Unmask, source.id)?;
     session.stays_silent(source.id, &witness, "a source that did not fire delivered after UNMASK")
+}
+
+fn what_could_not_be_delivered_is_one(bench: &Bench<'_>) -> Outcome {
+    let mut session = bench.session()?;
+    let candidate = session.candidate(3)?;
+    let (source, witness) = (session.hold(&candidate, 0)?, session.witness(&candidate, 1)?);
+    session.hold(&candidate, 2)?;
+    for masked in [false, true] {
+        if masked {
+            session.must(SourceRequest::Mask, source.id)?;
+        }
+        for _ in 0..3 {
+            session.raise(&candidate, source.vector)?;
+            // The device takes note of each.
+            session.functions()?;
+        }
+        if masked {
+            session.must(SourceRequest::Unmask, source.id)?;
+        } else {
+            session.listen();
+        }
+        let records = session.witnessed(&witness)?;
+        let count = records.iter().filter(|record| is_interrupt(record, source.id)).count();
+        if count > 1 {
+            let when = if masked { "while it was masked" } else { "without a buffer" };
+            return broken(
+                format!("a source that fired several times {when} delivered {count} INTERRUPTs"),
+                seen_records(&records),
+            );
+        }
+    }
+    Ok(())
 }
 
 fn first_fired_first_delivered(bench: &Bench<'_>) -> Outcome {

@@ -71,7 +71,7 @@ mutations! {
     LeaksRefusedSources ["IRQ-DEV-67"],
     FreesHalf ["IRQ-DEV-68"],
     DeliversTheFreed ["IRQ-DEV-69"],
-    IgnoresMask ["IRQ-DEV-70"],
+    IgnoresMask ["IRQ-DEV-70", "IRQ-DEV-79"],
     ArmsPinsAfterAll ["IRQ-DEV-71"],
     KeepsWhatTheHostKeeps ["IRQ-DEV-72"],
     DropsEventsAtBadBuffers ["IRQ-DEV-35"],
@@ -79,6 +79,7 @@ mutations! {
     ReturnsEmptyEventBuffers ["IRQ-DEV-46"],
     ForgetsWhatFiredWhileMasked ["IRQ-DEV-53"],
     DeliversTwice ["IRQ-DEV-54"],
+    DeliversEachEdge ["IRQ-DEV-79"],
     DeliversLastFirst ["IRQ-DEV-55"],
     LeavesPinsArmed ["IRQ-DEV-57"],
     AnnouncesOtherVectors ["IRQ-DEV-37"],
@@ -123,6 +124,8 @@ struct Memory {
     held: BTreeMap<u32, u16>,
     /// Records that come before those of the device.
     injected: Vec<wire::Event>,
+    /// How often each source had fired at its last INTERRUPT.
+    fired: BTreeMap<u32, u64>,
     /// Sources whose next INTERRUPT is lost.
     swallowed: Vec<u32>,
     freed: bool,
@@ -465,6 +468,17 @@ impl Twist {
                 let functions: Vec<_> = self.memory.held.values().collect();
                 let here = self.memory.frees == 0 && matches!(functions[..], [a, b] if a == b);
                 records.iter().filter(of(event_type::INTERRUPT)).filter(|_| here).copied().collect()
+            }
+            Mutation::DeliversEachEdge => {
+                let sources = bridge.device().snapshot().sources;
+                let mut more = Vec::new();
+                for record in records.iter().filter(of(event_type::INTERRUPT)) {
+                    let now = sources.iter().find(|source| source.id.0 == record.source.get());
+                    let now = now.map_or(0, |source| source.counts.fired);
+                    let before = self.memory.fired.insert(record.source.get(), now).unwrap_or(0);
+                    more.extend((1..now.saturating_sub(before)).map(|_| *record));
+                }
+                more
             }
             _ => Vec::new(),
         };
