@@ -93,47 +93,68 @@ impl Bridge {
 
     /// Answers a request; see [`Device::request`].
     pub fn answer(&self, readable: &[u8], writable: usize) -> Reply {
-        let reply = self.work_out(readable, writable);
-        self.counters.answered(readable, reply.bytes());
-        reply
+        self.answer_with(readable, writable, |reply| reply)
     }
 
-    fn work_out(&self, readable: &[u8], writable: usize) -> Reply {
-        let mut step = self.device().request(readable, writable);
-        loop {
-            step = match step {
-                Step::Done(reply) => {
-                    self.settle();
-                    return reply;
+    /// [`Bridge::answer`] where `give` hands the reply to the driver.
+    ///
+    /// It does so before anybody can tell the driver of what the request changed: a reply to ALLOCATE comes before the
+    /// first event of what it gives (IRQ-DEV-66). So the device core stays locked from the last step to its end. It is not
+    /// while the host is called, and events of what there was before go their way.
+    pub fn answer_with<R>(&self, readable: &[u8], writable: usize, give: impl FnOnce(Reply) -> R) -> R {
+        let (mut device, mut step) = self.step(|device| device.request(readable, writable));
+        let reply = loop {
+            match step {
+                Step::Done(reply) => break reply,
+                call => {
+                    drop(device);
+                    (device, step) = self.call_host(call);
                 }
-                Step::ReadMessages(call) => {
-                    let (id, vectors) = (call.function(), call.vectors());
-                    let result = self.call(id, format_args!(", {}", Range(vectors)), |function| {
-                        function.read_messages(vectors)
-                    });
-                    self.device().messages_read(call, result.map_err(|error| error.failure()))
+            }
+        };
+        self.counters.answered(readable, reply.bytes());
+        let given = give(reply);
+        drop(device);
+        self.settle();
+        given
+    }
+
+    fn step(&self, step: impl FnOnce(&mut Device) -> Step) -> (MutexGuard<'_, Device>, Step) {
+        let mut device = self.device();
+        let step = step(&mut device);
+        (device, step)
+    }
+
+    fn call_host(&self, step: Step) -> (MutexGuard<'_, Device>, Step) {
+        match step {
+            Step::Done(reply) => self.step(|_| Step::Done(reply)),
+            Step::ReadMessages(call) => {
+                let (id, vectors) = (call.function(), call.vectors());
+                let result = self.call(id, format_args!(", {}", Range(vectors)), |function| {
+                    function.read_messages(vectors)
+                });
+                self.step(|device| device.messages_read(call, result.map_err(|error| error.failure())))
+            }
+            Step::Enable(call) => {
+                self.end_lost_sources(call.function());
+                let (irq_type, end) = (call.irq_type(), call.end());
+                let result = self.control(call.function(), |host| host.enable(irq_type, end));
+                if result.is_ok() {
+                    self.watch_owner(call.function());
                 }
-                Step::Enable(call) => {
-                    self.end_lost_sources(call.function());
-                    let (irq_type, end) = (call.irq_type(), call.end());
-                    let result = self.control(call.function(), |host| host.enable(irq_type, end));
-                    if result.is_ok() {
-                        self.watch_owner(call.function());
-                    }
-                    self.device().enabled(call, result.map_err(|error| error.failure()))
-                }
-                Step::Attach(call) => {
-                    let result = self.attach(&call);
-                    self.device().attached(call, result.map_err(|error| error.failure()))
-                }
-                Step::Release(call) => {
-                    self.detach(call.detach());
-                    self.device().released(call)
-                }
-                Step::UnmaskPin(call) => {
-                    let result = self.control(call.function(), |host| host.unmask_pin());
-                    self.device().pin_unmasked(call, result.map_err(|error| error.failure()))
-                }
+                self.step(|device| device.enabled(call, result.map_err(|error| error.failure())))
+            }
+            Step::Attach(call) => {
+                let result = self.attach(&call);
+                self.step(|device| device.attached(call, result.map_err(|error| error.failure())))
+            }
+            Step::Release(call) => {
+                self.detach(call.detach());
+                self.step(|device| device.released(call))
+            }
+            Step::UnmaskPin(call) => {
+                let result = self.control(call.function(), |host| host.unmask_pin());
+                self.step(|device| device.pin_unmasked(call, result.map_err(|error| error.failure())))
             }
         }
     }

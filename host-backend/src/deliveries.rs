@@ -2,7 +2,7 @@
 //! One eventfd per source, and one descriptor that says that any of them was signalled.
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -17,13 +17,13 @@ pub const BATCH: usize = 256;
 
 /// The eventfds that the host signals when a source fires.
 ///
-/// They are watched edge-triggered and not read: each signal is an edge of its own, so an interrupt costs its share
-/// of a `poll` that waits and of an `epoll_wait` that takes, and no system call more. The counter behind an eventfd has 64 bits and does not fill up.
+/// They are watched edge-triggered and not read: each signal is an edge of its own, so an interrupt costs its share of the
+/// `epoll_wait` that waits for it, and no system call more. The counter behind an eventfd has 64 bits and does not fill up.
 #[derive(Debug)]
 pub struct Deliveries {
     epoll: OwnedFd,
-    /// Ends [`Deliveries::wait`].
-    alarm: OwnedFd,
+    /// Ends one wait.
+    bell: OwnedFd,
     triggers: Mutex<Triggers>,
     /// Number of the triggers, for who only wants to know whether there are any.
     count: AtomicUsize,
@@ -97,10 +97,9 @@ impl Deliveries {
     /// The process is out of descriptors or memory.
     pub fn new() -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let alarm = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        // Level-triggered: it is for whoever waits, and must not end with another's look.
-        epoll::add(&epoll, &alarm, EventData::new_u64(ALARM), EventFlags::IN)?;
-        Ok(Self { epoll, alarm, triggers: Mutex::default(), count: AtomicUsize::new(0) })
+        let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
+        Ok(Self { epoll, bell, triggers: Mutex::default(), count: AtomicUsize::new(0) })
     }
 
     /// Makes an eventfd for each source and watches it. They are returned in the order of the sources.
@@ -170,34 +169,31 @@ impl Deliveries {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// The signals that nobody took yet, at most [`BATCH`] of them.
+    /// The signals that nobody took yet, in the order of the first of each, at most [`BATCH`] of them.
     ///
     /// # Errors
     /// None that a valid descriptor gives; a caller logs it and goes on.
     pub fn take<'a>(&self, room: &'a mut Room) -> io::Result<Signals<'a>> {
-        let (signals, _) = epoll::wait(&self.epoll, &mut room.0, Some(&Timespec::default()))?;
+        self.take_within(room, Some(Timespec::default()))
+    }
+
+    /// [`Deliveries::take`] that waits until there are some, or until somebody [rings](Deliveries::ring).
+    ///
+    /// # Errors
+    /// As for [`Deliveries::take`], and a signal of another kind.
+    pub fn wait<'a>(&self, room: &'a mut Room) -> io::Result<Signals<'a>> {
+        self.take_within(room, None)
+    }
+
+    fn take_within<'a>(&self, room: &'a mut Room, time: Option<Timespec>) -> io::Result<Signals<'a>> {
+        let (signals, _) = epoll::wait(&self.epoll, &mut room.0, time.as_ref())?;
         Ok(Signals(signals))
     }
 
-    /// Waits until there is something to [take](Deliveries::take), or an [alarm](Deliveries::alarm).
-    ///
-    /// # Errors
-    /// As for [`Deliveries::take`].
-    pub fn wait(&self) -> io::Result<()> {
-        poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], None)?;
-        Ok(())
-    }
-
-    /// Ends every wait, until [`Deliveries::silence`].
-    pub fn alarm(&self) {
+    /// Ends a [wait](Deliveries::wait), the present one or the next; a [take](Deliveries::take) before that ends it instead.
+    pub fn ring(&self) {
         // It fails only if the counter is full, and nobody counts that far.
-        let _ = rustix::io::write(&self.alarm, &1u64.to_ne_bytes());
-    }
-
-    /// Ends the [alarm](Deliveries::alarm).
-    pub fn silence(&self) {
-        // Empty without an alarm.
-        let _ = rustix::io::read(&self.alarm, &mut [0; 8]);
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
     }
 
     /// Gives `sink` those of the signals whose sources did not end since.
@@ -206,7 +202,7 @@ impl Deliveries {
         for event in signals.0 {
             let data = event.data.u64();
             let signal = Signal { source: SourceId(data as u32), epoch: (data >> 32) as u32 };
-            if data != ALARM && triggers.of(signal).is_some() {
+            if data != BELL && triggers.of(signal).is_some() {
                 sink(signal);
             }
         }
@@ -225,8 +221,8 @@ impl Triggers {
     }
 }
 
-/// What the alarm is marked with. A source would have to be the last of all ids, which is beyond every quota.
-const ALARM: u64 = u64::MAX;
+/// What the bell is marked with. A source would have to be the last of all ids, which is beyond every quota.
+const BELL: u64 = u64::MAX;
 
 fn mark(source: SourceId, epoch: u32) -> EventData {
     EventData::new_u64(u64::from(epoch) << 32 | u64::from(source.0))
@@ -312,19 +308,27 @@ mod tests {
     }
 
     #[test]
-    fn an_alarm_ends_every_wait_until_it_is_silenced_and_is_no_source() {
+    fn the_bell_ends_one_wait_and_is_no_source() {
         let deliveries = Deliveries::new().unwrap();
-        deliveries.alarm();
         let mut room = Room::new();
-        // Another one's look does not take it away from who waits.
         for _ in 0..2 {
-            deliveries.wait().unwrap();
-            let signals = deliveries.take(&mut room).unwrap();
+            deliveries.ring();
+            let signals = deliveries.wait(&mut room).unwrap();
             assert!(!signals.is_empty());
             deliveries.give(signals, |signal| panic!("{signal:?}"));
+            assert!(deliveries.take(&mut room).unwrap().is_empty());
         }
-        deliveries.silence();
-        assert!(deliveries.take(&mut room).unwrap().is_empty());
+    }
+
+    #[test]
+    fn signals_come_in_the_order_of_the_first_of_each() {
+        let deliveries = Deliveries::new().unwrap();
+        let eventfds = deliveries.open((0..8).map(SourceId)).unwrap();
+        for source in [5, 2, 7, 2, 5, 0] {
+            signal(&eventfds[source]);
+        }
+        let order: Vec<_> = signals(&deliveries).iter().map(|signal| signal.source.0).collect();
+        assert_eq!(order, [5, 2, 7, 0]);
     }
 
     #[test]

@@ -8,8 +8,9 @@ mod common;
 use common::*;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -282,6 +283,36 @@ fn a_source_that_fires_at_once_is_told_after_the_reply_that_gives_it() {
     host.stop();
 }
 
+/// A VMM that is stopped, or a kernel that takes its time, is none of the other functions' business.
+#[test]
+fn events_do_not_wait_for_what_the_host_does_for_a_request() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    offer(&mut vm, &[16, 16, 16, 16]);
+    assert_eq!(vm.ask(&allocate(0, 2), 64)[..2], OK);
+    let (called, was_called) = channel();
+    let (go_on, goes_on) = channel();
+    let goes_on = Mutex::new(goes_on);
+    host.functions[1].when_attached(Arc::new(move || {
+        called.send(()).unwrap();
+        goes_on.lock().unwrap().recv().unwrap();
+    }));
+    vm.send(&allocate(7, 1), 64);
+    was_called.recv_timeout(LONG).unwrap();
+    assert!(host.functions[1].fire(0), "what it allocates fires already");
+    for (number, vector) in [(0, 1u8), (1, 0), (2, 1)] {
+        assert!(host.functions[0].fire(vector.into()));
+        assert_eq!(vm.wait_used(EVENTS), (number, 16));
+        assert_eq!(buffer(&vm, number.into())[..16], interrupt(0, vector));
+    }
+    assert_eq!(vm.take_used(REQUESTS), None, "the host is not done");
+    go_on.send(()).unwrap();
+    assert_eq!(vm.reply(64)[..2], OK);
+    assert_eq!(vm.wait_used(EVENTS), (3, 16));
+    assert_eq!(buffer(&vm, 3)[..16], interrupt(7, 2));
+    host.stop();
+}
+
 /// The machine is paused: the driver does not notice, except that its sources ended.
 #[test]
 fn a_pause_keeps_what_waits_to_be_told_and_ends_sources_aloud() {
@@ -420,7 +451,7 @@ fn a_storm_is_held_to_its_limit_and_holds_nobody_else_up() {
     assert_eq!(vm.ask(&allocate(0, 1), 64)[..2], OK);
     offer(&mut vm, &[16; 16]);
     let over = AtomicBool::new(false);
-    let (began, mut storms, mut others) = (Instant::now(), 0, 0);
+    let (began, mut storms) = (Instant::now(), 0);
     let next = |vm: &mut Vm| {
         let (head, _) = vm.wait_used(EVENTS);
         let event = buffer(vm, head.into());
@@ -433,19 +464,18 @@ fn a_storm_is_held_to_its_limit_and_holds_nobody_else_up() {
                 host.functions[1].fire(0);
             }
         });
-        while began.elapsed() < Duration::from_millis(600) {
+        // Each of them comes, however little of the machine is left for this test.
+        for _ in 0..15 {
             host.functions[0].fire(0);
             while next(&mut vm) == 0 {
                 storms += 1;
             }
-            others += 1;
             std::thread::sleep(Duration::from_millis(30));
         }
         over.store(true, Ordering::Relaxed);
     });
     let most = 5 + (PER_SECOND as f32 * began.elapsed().as_secs_f32()) as u32 + 1;
     assert!((5..=most).contains(&storms), "{storms} of at most {most}");
-    assert!(others >= 5, "{others}");
     // What fired when it might not is told when it may.
     assert_eq!(next(&mut vm), 0);
     host.functions[1].fire(0);

@@ -1,41 +1,72 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From eventfds to the device core: which sources fired, and which fire too often to be watched.
 //!
-//! Several threads may do this at the same time. Taking a signal and telling the core of it are one step: one that was
-//! taken and not told yet would come after an INTERRUPT that stands for it already (IRQ-DEV-54).
+//! One thread at a time does this: whoever tells the driver of what fired. A second one could have taken a signal, and not
+//! told the core of it yet, while the first has it told: one that stands for it already (IRQ-DEV-79).
 
 use super::Bridge;
-use crate::deliveries::{BATCH, Room};
+use crate::deliveries::{BATCH, Room, Signals};
 use crate::device::Watch;
 use std::io;
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 use tracing::warn;
 
 impl Bridge {
-    /// Tells the device core which sources fired since the last call. Returns whether there may be more.
+    /// Tells the device core which sources fired until now, all of them. Returns whether there are events to tell.
     pub fn collect(&self) -> bool {
-        self.deliveries.count() > 0 && self.collect_stale_too()
+        let mut room = Room::new();
+        // With more sources than there is room for, those that go on firing could keep this from its end.
+        for _ in 0..=self.deliveries.count() / BATCH {
+            let watching = self.watching();
+            match self.deliveries.take(&mut room) {
+                Ok(signals) if signals.is_empty() => break,
+                Ok(signals) => {
+                    self.fired(signals, &watching);
+                }
+                Err(error) => {
+                    self.cannot_look(&error);
+                    break;
+                }
+            }
+        }
+        self.device().has_events()
     }
 
-    /// The same, and signals of sources that are gone: while somebody else has their eventfds open, they are watched.
-    pub(crate) fn collect_stale_too(&self) -> bool {
+    /// Waits until a source fires and tells the device core which did, or until somebody
+    /// [rings](crate::deliveries::Deliveries::ring). Returns whether there are events to tell.
+    pub(crate) fn wait(&self) -> bool {
         let mut room = Room::new();
-        let _watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
-        let signals = match self.deliveries.take(&mut room) {
-            Ok(signals) if signals.is_empty() => return false,
-            Ok(signals) => signals,
-            Err(error) => return self.cannot_look(&error),
-        };
+        match self.deliveries.wait(&mut room) {
+            Ok(signals) => self.fired(signals, &self.watching()),
+            Err(error) => {
+                self.cannot_look(&error);
+                false
+            }
+        }
+    }
+
+    fn cannot_look(&self, error: &io::Error) {
+        if error.kind() != io::ErrorKind::Interrupted {
+            self.complaints.run(|| warn!("cannot look for interrupts: {error}"));
+        }
+    }
+
+    fn watching(&self) -> MutexGuard<'_, ()> {
+        self.watching.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fired(&self, signals: Signals<'_>, _watching: &MutexGuard<'_, ()>) -> bool {
         let mut paused = Vec::new();
-        {
+        let has_events = {
             let (mut device, now) = (self.device(), Instant::now());
             self.deliveries.give(signals, |signal| {
                 if device.fired(signal.source, now) == Watch::Paused {
                     paused.push(signal);
                 }
             });
-        }
+            device.has_events()
+        };
         for signal in &paused {
             if let Err(error) = self.deliveries.pause(*signal) {
                 self.complaints.run(|| warn!("cannot hold source {} back: {error}", signal.source));
@@ -44,27 +75,12 @@ impl Bridge {
         if !paused.is_empty() {
             self.set_alarm();
         }
-        signals.is_full()
-    }
-
-    /// Waits until there is something to [collect](Bridge::collect_stale_too), or until the
-    /// [alarm](crate::deliveries::Deliveries::alarm). Returns whether it could.
-    pub(crate) fn wait(&self) -> bool {
-        self.deliveries.wait().map_or_else(|error| self.cannot_look(&error), |()| true)
-    }
-
-    /// Returns whether looking again can help.
-    fn cannot_look(&self, error: &io::Error) -> bool {
-        let interrupted = error.kind() == io::ErrorKind::Interrupted;
-        if !interrupted {
-            self.complaints.run(|| warn!("cannot look for interrupts: {error}"));
-        }
-        interrupted
+        has_events
     }
 
     /// Watches sources again that fired too often and may fire again. Bounded: what is left is for the next alarm.
     pub(super) fn resume(&self) {
-        let _watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        let _watching = self.watching();
         let now = Instant::now();
         for _ in 0..BATCH {
             let Some(source) = self.device().resumed(now) else { break };

@@ -197,6 +197,7 @@ impl Device {
                 Err(status) => return self.roll_back(&request, vectors, status),
             }
         };
+        self.sources.give(&vectors);
         let sources = vectors.iter().zip(messages);
         let sources = sources.map(|((vector, id), message)| Source { id: *id, vector: *vector, message });
         Step::Done(Reply::sources(sources))

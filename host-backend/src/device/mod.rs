@@ -387,6 +387,20 @@ impl Device {
         self.sources.take_lost()
     }
 
+    /// Whether whoever tells events has to take the signals that there are before it tells the next one, which this call
+    /// settles. What was pending until now for another reason than that nobody had looked, and what fired again meanwhile,
+    /// is one INTERRUPT (IRQ-DEV-79): a source was unmasked, may fire again, or was given to the driver.
+    pub fn look_first(&mut self) -> bool {
+        self.sources.take_look_first()
+    }
+
+    /// Events that there are cannot be told now, and [wait](Device::look_first) for more than a look.
+    pub fn events_wait(&mut self) {
+        if self.has_events() {
+            self.sources.look_first();
+        }
+    }
+
     /// The events that wait for a buffer, oldest first, at most `room` of them. They stay until
     /// [`Device::events_taken`] says that they were written.
     pub fn next_events(&self, room: usize) -> Vec<wire::Event> {

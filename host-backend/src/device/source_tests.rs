@@ -598,6 +598,48 @@ fn sources_that_end_before_they_are_given_are_not_given() {
     ends(|device| device.function_gone(FIRST), Status::FunctionGone, &[gone]);
 }
 
+/// The driver would hear of what it does not know yet (IRQ-DEV-66).
+#[test]
+fn what_fires_while_the_host_attaches_it_is_told_once_it_is_given() {
+    let mut bench = Bench::roomy();
+    let request = some(FIRST, IrqType::Msix, 3, 3).to_wire();
+    let Step::Enable(enable) = bench.device.request(request.as_bytes(), ROOM) else { panic!() };
+    let Step::Attach(attach) = bench.device.enabled(enable, Ok(64)) else { panic!() };
+    [2, 0, 2].into_iter().for_each(|source| bench.fire(source));
+    assert!(!bench.device.has_events());
+    assert!(!bench.device.look_first());
+    let pairs = (0..3).map(|data| Pair { address: 1, data }).collect();
+    let Step::Done(_) = bench.device.attached(attach, Ok(pairs)) else { panic!() };
+    assert!(bench.device.look_first());
+    bench.fire(2);
+    assert_eq!(bench.interrupts(), [0, 2]);
+}
+
+/// What signals there are belongs to what was pending before (IRQ-DEV-79).
+#[test]
+fn whoever_tells_events_looks_first_where_they_waited_for_something_else() {
+    let (mut bench, start) = limited();
+    bench.fire(1);
+    assert!(!bench.device.look_first(), "the look that found it is enough");
+    bench.interrupts();
+    bench.device.events_wait();
+    assert!(!bench.device.look_first(), "nothing waits");
+    bench.fire(2);
+    bench.device.events_wait();
+    assert!(bench.device.look_first());
+    assert!(!bench.device.look_first(), "once");
+    bench.act(SourceRequest::Mask, 0, 1).unwrap();
+    assert!(!bench.device.look_first());
+    bench.act(SourceRequest::Unmask, 0, 1).unwrap();
+    assert!(bench.device.look_first(), "although nothing is known to have fired");
+    bench.act(SourceRequest::Unmask, 0, 1).unwrap();
+    assert!(!bench.device.look_first(), "it was not masked");
+    assert_eq!(bench.device.fired(SourceId(1), start), Watch::Paused);
+    assert!(!bench.device.look_first());
+    assert_eq!(bench.device.resumed(start + 2 * HALF), Some(SourceId(1)));
+    assert!(bench.device.look_first());
+}
+
 #[test]
 fn an_allocation_that_is_only_half_done_when_the_queues_stop_or_the_function_leaves_fails() {
     fn fails(end: impl FnOnce(&mut Device), status: Status) {

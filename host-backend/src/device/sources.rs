@@ -39,6 +39,8 @@ pub(super) struct Sources {
     revoked: VecDeque<SourceId>,
     /// Sources that ended without a request's doing, and that the host side does not know of yet.
     lost: Vec<Detach>,
+    /// See [`Device::look_first`](super::Device::look_first).
+    look_first: bool,
 }
 
 #[derive(Debug)]
@@ -58,6 +60,8 @@ struct Slot {
     pending: bool,
     /// Lost: it fires no more.
     revoked: bool,
+    /// The driver is told of it: its ALLOCATE is answered. What it has to say before that waits (IRQ-DEV-66).
+    given: bool,
     taken: Taken,
     /// Fires too often and is not watched until then.
     paused: Option<Instant>,
@@ -94,11 +98,17 @@ impl Slot {
             masked: false,
             pending: false,
             revoked: false,
+            given: false,
             taken: Taken::default(),
             paused: None,
             late: false,
             counts: SourceCounts::default(),
         }
+    }
+
+    /// Whether its INTERRUPT waits for nothing but a buffer.
+    fn is_ready(&self) -> bool {
+        self.pending && self.given && !self.masked && !self.late
     }
 }
 
@@ -115,6 +125,7 @@ impl Sources {
             paused: BTreeSet::new(),
             revoked: VecDeque::new(),
             lost: Vec::new(),
+            look_first: false,
         }
     }
 
@@ -189,7 +200,8 @@ impl Sources {
         vectors.iter().all(|(_, id)| slot_of(&self.slots, *id).is_some_and(|slot| !slot.revoked))
     }
 
-    /// Makes sources of these vectors, which are unclaimed and no more than there is room for.
+    /// Makes sources of these vectors, which are unclaimed and no more than there is room for. They say nothing until they
+    /// are [given](Sources::give).
     pub(super) fn claim(&mut self, function: FunctionId, irq_type: IrqType, vectors: &[u16]) -> Vectors {
         let claim =
             self.claims.entry(function).or_insert_with(|| Claim { irq_type, vectors: BTreeMap::new() });
@@ -211,6 +223,19 @@ impl Sources {
             }
         }
         made
+    }
+
+    /// The driver holds these sources from now on. What fired before comes in the order of the sources.
+    pub(super) fn give(&mut self, vectors: &Vectors) {
+        for (_, id) in vectors {
+            if let Some(Some(slot)) = self.slots.get_mut(index(*id)) {
+                slot.given = true;
+                if slot.is_ready() {
+                    self.ready.push_back(*id);
+                    self.look_first = true;
+                }
+            }
+        }
     }
 
     /// Takes sources away from the driver. Returns the vectors by function, and whether the function has none left.
@@ -300,7 +325,7 @@ impl Sources {
         }
         if !slot.pending {
             slot.pending = true;
-            if !slot.masked {
+            if slot.is_ready() {
                 self.ready.push_back(id);
             }
         }
@@ -321,10 +346,11 @@ impl Sources {
             if std::mem::take(&mut slot.late) {
                 // It is time, so there is room for it.
                 let _ = self.limit.map(|limit| limit.take(&mut slot.taken, now));
-                if !slot.masked {
+                if slot.is_ready() {
                     self.ready.push_back(id);
                 }
             }
+            self.look_first = true;
         }
         Some(id)
     }
@@ -353,8 +379,9 @@ impl Sources {
                 && slot.masked
             {
                 slot.masked = false;
+                self.look_first = true;
                 if slot.pending {
-                    if !slot.late {
+                    if slot.is_ready() {
                         self.ready.push_back(id);
                     }
                 } else if slot.irq_type == IrqType::Intx && !slot.revoked {
@@ -400,7 +427,10 @@ impl Sources {
                 if let Some(until) = slot.paused.take() {
                     self.paused.remove(&(until, *id));
                 }
-                self.revoked.push_back(*id);
+                // Of one that is not given yet the driver never hears.
+                if slot.given {
+                    self.revoked.push_back(*id);
+                }
             }
         }
         let slots = &self.slots;
@@ -417,6 +447,14 @@ impl Sources {
     /// What the host side has to release of sources that ended since the last call without a request's doing.
     pub(super) fn take_lost(&mut self) -> Vec<Detach> {
         std::mem::take(&mut self.lost)
+    }
+
+    pub(super) fn look_first(&mut self) {
+        self.look_first = true;
+    }
+
+    pub(super) fn take_look_first(&mut self) -> bool {
+        std::mem::take(&mut self.look_first)
     }
 
     pub(super) fn has_events(&self) -> bool {

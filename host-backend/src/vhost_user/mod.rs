@@ -8,12 +8,11 @@ mod ring;
 pub use ring::Ring;
 
 use crate::bridge::Bridge;
-use crate::counters::{Counters, Frontend};
+use crate::counters::Frontend;
 use crate::device::Device;
 use crate::rate::Limited;
 use crate::sys;
-use chain::{Broken, Buffers, Chain};
-use interrupts::Turn;
+use chain::{Broken, Chain};
 use ring::Memory;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -27,7 +26,7 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT,
 };
-use virtio_irq_proto::{Event, QUEUE_COUNT, REQUEST_QUEUE};
+use virtio_irq_proto::{EVENT_QUEUE, QUEUE_COUNT, REQUEST_QUEUE};
 use virtio_queue::QueueT;
 use vm_memory::{
     Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap,
@@ -63,10 +62,11 @@ pub struct Session {
     rings: OnceLock<[Ring; 2]>,
     /// What the worker waits at.
     epoll: OnceLock<OwnedFd>,
-    turn: Turn,
     /// The thread of [`interrupts`], and that it is to end.
     interrupts: Mutex<Option<JoinHandle<()>>>,
     ending: AtomicBool,
+    /// It found no buffer for an event, and asked the driver to say when there is one.
+    starving: AtomicBool,
     /// Wakes the worker for what it left when it had done enough.
     again: EventFd,
     /// What ends the worker, until the library takes it.
@@ -94,6 +94,8 @@ enum Progress {
 enum Look {
     /// A chain was completed.
     Completed,
+    /// A chain was completed, and no further one is wanted.
+    CompletedTheLast,
     /// No chain is available.
     Empty,
     /// No chain is wanted.
@@ -113,9 +115,9 @@ impl Session {
             memory: memory.clone(),
             rings: OnceLock::new(),
             epoll: OnceLock::new(),
-            turn: Turn::default(),
             interrupts: Mutex::default(),
             ending: AtomicBool::new(false),
+            starving: AtomicBool::new(false),
             again: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             exit_fd: exit.0.as_raw_fd(),
             exit: Mutex::new(Some(exit)),
@@ -155,43 +157,42 @@ impl Session {
         }
     }
 
-    /// Works off a ring as far as one wakeup goes. `begin` is called first, whether the ring runs or not; `serve` looks for
-    /// a chain and gives it back.
+    /// Works off a ring as far as one wakeup goes. `serve` looks for a chain and gives it back. `None` for a ring that does
+    /// not run.
     fn work_off(
         &self,
         ring: &Ring,
-        begin: impl FnOnce(),
         mut serve: impl FnMut(&mut VringState<Memory>, &GuestMemoryMmap) -> Result<Look, Broken>,
-    ) -> Progress {
-        let running = ring.running();
-        begin();
-        let Some(mut state) = running else { return Progress::Done };
+    ) -> Option<Progress> {
+        let mut state = ring.running()?;
         let memory = self.memory.memory();
         let mut budget = CHAINS_PER_WAKEUP;
+        let mut last = false;
         let result = (|| -> Result<Progress, Broken> {
             state.disable_notification()?;
-            while budget > 0 {
+            while budget > 0 && !last {
                 match serve(&mut state, &memory)? {
                     Look::Completed => budget -= 1,
+                    Look::CompletedTheLast => (budget, last) = (budget - 1, true),
                     // A ring full of buffers is no work for a device that has nothing to say.
                     Look::Enough => return Ok(Progress::Done),
                     Look::Empty if !state.enable_notification()? => return Ok(Progress::Done),
                     Look::Empty => {}
                 }
             }
-            Ok(Progress::More)
+            Ok(if last { Progress::Done } else { Progress::More })
         })();
         // What was completed before a fault is the driver's, who may wait for it.
         if budget < CHAINS_PER_WAKEUP && wants_notification(&mut state, &memory) {
             ring.notify(&state);
         }
-        result.unwrap_or_else(|broken| {
+        Some(result.unwrap_or_else(|broken| {
             if ring.set_faulty() {
                 self.complaints
                     .run(|| warn!("the guest's ring is left alone until it is set up again: {broken}"));
             }
             Progress::Done
-        })
+        }))
     }
 
     /// Finds out what the queues were stopped for, once the request queue is enabled again: a driver that reset the
@@ -221,53 +222,31 @@ impl Session {
     }
 
     fn serve_requests(&self, ring: &Ring) -> Progress {
-        self.work_off(
-            ring,
-            || (),
-            |state, memory| {
-                if self.is_stopped() {
-                    return Ok(Look::Enough);
-                }
-                let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
-                let _turn = self.turn.take();
-                let used = chain.buffers().and_then(|buffers| self.answer(buffers, memory)).unwrap_or(0);
-                chain.complete(state, memory, used)?;
-                Ok(Look::Completed)
-            },
-        )
+        let progress = self.work_off(ring, |state, memory| {
+            if self.is_stopped() {
+                return Ok(Look::Enough);
+            }
+            let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
+            self.serve(chain, state, memory)?;
+            Ok(Look::Completed)
+        });
+        progress.unwrap_or(Progress::Done)
     }
 
-    /// `None` where the chain is given back untouched.
-    fn answer(&self, buffers: &Buffers, memory: &GuestMemoryMmap) -> Option<u32> {
-        let request = buffers.read(memory, Device::READABLE_LIMIT)?;
-        let reply = self.bridge.answer(&request, buffers.writable_length());
-        buffers.write(memory, reply.bytes())
-    }
-
-    /// Collects the signals there are, and tells the guest what there is to tell.
-    fn deliver_events(&self, ring: &Ring, collect: fn(&Bridge) -> bool) -> Progress {
-        let mut more = false;
-        // With the ring in hand: what fired before the driver set it up is told as one with what was pending (IRQ-DEV-54).
-        let progress = self.work_off(
-            ring,
-            || more = collect(&self.bridge),
-            |state, memory| {
-                let _turn = self.turn.take();
-                let mut device = self.bridge.device();
-                if !device.has_events() || self.is_stopped() {
-                    return Ok(Look::Enough);
-                }
-                let Some(chain) = Chain::next(state, memory)? else { return Ok(Look::Empty) };
-                let counters = self.bridge.counters();
-                let used = chain
-                    .buffers()
-                    .and_then(|buffers| tell(&mut device, counters, buffers, memory))
-                    .unwrap_or(0);
-                chain.complete(state, memory, used)?;
-                Ok(Look::Completed)
-            },
-        );
-        if more { Progress::More } else { progress }
+    fn serve(
+        &self,
+        chain: Chain,
+        state: &mut VringState<Memory>,
+        memory: &GuestMemoryMmap,
+    ) -> Result<(), Broken> {
+        let request = chain.buffers().and_then(|buffers| {
+            Some((buffers.read(memory, Device::READABLE_LIMIT)?, buffers.writable_length()))
+        });
+        let Some((request, room)) = request else { return chain.complete(state, memory, 0) };
+        self.bridge.answer_with(&request, room, |reply| {
+            let used = chain.buffers().and_then(|buffers| buffers.write(memory, reply.bytes())).unwrap_or(0);
+            chain.complete(state, memory, used)
+        })
     }
 
     fn wake_again(&self) {
@@ -286,23 +265,6 @@ fn wants_notification(state: &mut VringState<Memory>, memory: &GuestMemoryMmap) 
     // virtio-queue leaves the other way of suppression, the flags of the available ring, to its user.
     let flags = memory.load::<u16>(GuestAddress(state.get_queue().avail_ring()), Ordering::Acquire);
     flags.map_or(true, |flags| u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
-}
-
-/// Writes as many events as fit; `None` where the buffer is not one for events.
-fn tell(
-    device: &mut Device,
-    counters: &Counters,
-    buffers: &Buffers,
-    memory: &GuestMemoryMmap,
-) -> Option<u32> {
-    if buffers.is_readable() {
-        return None;
-    }
-    let events = device.next_events(buffers.writable_length() / Event::SIZE);
-    let used = buffers.write(memory, events.as_bytes())?;
-    device.events_taken(events.len());
-    counters.told(&events);
-    Some(used)
 }
 
 /// Whether the file of a region is as long as the region. Devices such as persistent memory have no length.
@@ -412,11 +374,6 @@ impl VhostUserBackend for Session {
             DOORBELL => self.bridge.show(),
             _ => {}
         }
-        let mut progress = Progress::Done;
-        // Always, and before requests are served: what fired before a request was made counts as before it.
-        if self.bridge.collect() {
-            progress = Progress::More;
-        }
         if device_event == LOOKOUT {
             self.bridge.look_after();
         }
@@ -431,11 +388,9 @@ impl VhostUserBackend for Session {
         if (was_stopped || matches!(device_event, REQUEST_QUEUE | AGAIN))
             && self.serve_requests(requests) == Progress::More
         {
-            progress = Progress::More;
-        }
-        if self.deliver_events(events, Bridge::collect) == Progress::More || progress == Progress::More {
             self.wake_again();
         }
+        self.tell_events(was_stopped || device_event == EVENT_QUEUE);
         Ok(())
     }
 }

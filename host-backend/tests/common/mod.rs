@@ -407,12 +407,23 @@ impl Vm {
     /// Sends a request in one readable and one writable buffer, and returns what was written.
     #[track_caller]
     pub fn ask(&mut self, request: &[u8], room: u32) -> Vec<u8> {
+        self.send(request, room);
+        self.reply(room)
+    }
+
+    /// The first half of [`Vm::ask`].
+    pub fn send(&mut self, request: &[u8], room: u32) {
         let table = self.rings[REQUESTS].descriptors();
         self.write(page(0), request);
         self.write(page(1), &vec![0xee; room as usize]);
         self.descriptor(table, 2, (page(0), request.len() as u32, NEXT, 5));
         self.descriptor(table, 5, (page(1), room, WRITE, 0));
         self.submit(REQUESTS, &[2]);
+    }
+
+    /// The second half.
+    #[track_caller]
+    pub fn reply(&mut self, room: u32) -> Vec<u8> {
         let (head, length) = self.wait_used(REQUESTS);
         assert_eq!(head, 2);
         let written = self.read(page(1), room as usize);

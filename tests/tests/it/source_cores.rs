@@ -321,7 +321,7 @@ impl World {
 
     /// The device's worker: as after any notification.
     fn work(&mut self) {
-        while self.bridge.collect() {}
+        self.bridge.collect();
         while let Some(room) = self.buffers.front().copied() {
             if !self.bridge.device().has_events() {
                 break;
