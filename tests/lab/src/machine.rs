@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Descriptions of emulated hosts, and what of them goes on QEMU's command line.
 
+use crate::iommu::Iommu;
 use crate::provision::IMAGE;
 use std::path::PathBuf;
 use virtio_irq_lab_agent::PORT;
@@ -33,7 +34,7 @@ pub struct Machine {
     cpu: &'static str,
     memory: u32,
     cpus: u32,
-    iommu: &'static str,
+    iommu: &'static Iommu,
     devices: Vec<String>,
     wifi_cards: Vec<String>,
     modules: Vec<&'static str>,
@@ -43,20 +44,20 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A host with an Intel IOMMU that remaps interrupts, and an AMD processor, because the virtualization that QEMU
+    /// A host with this IOMMU, and an AMD processor whatever the IOMMU is, because the virtualization that QEMU
     /// can emulate for a nested KVM is AMD's. One guest can run at a time.
     #[must_use]
-    pub fn vtd() -> Self {
+    pub fn new(iommu: &'static Iommu) -> Self {
         Self {
             cpu: "EPYC,+svm,+npt",
             memory: 2048,
             // With a second one, what GUEST_CPU is about happens all the time: each kick from its thread is one too many.
             cpus: 1,
-            iommu: "intel-iommu,intremap=on,caching-mode=on",
+            iommu,
             devices: Vec::new(),
             wifi_cards: Vec::new(),
             modules: vec!["9p", "9pnet_virtio", "vfio-pci", "vfio_iommu_type1", "kvm-amd"],
-            arguments: vec!["intel_iommu=on".to_owned()],
+            arguments: vec![iommu.argument.to_owned()],
             channels: 1,
             guest_files: Vec::new(),
         }
@@ -126,7 +127,10 @@ impl Machine {
             .pair("-cpu", self.cpu)
             .pair("-smp", self.cpus)
             .pair("-m", self.memory)
-            .pair("-device", self.iommu);
+            .pair("-device", self.iommu.device);
+        for event in self.iommu.events {
+            line.pair("-trace", event);
+        }
         kernel(&mut line, initramfs, &self.arguments);
         line.pair("-no-reboot", "")
             .pair("-chardev", format!("socket,id=monitor,fd={monitor}"))
@@ -252,7 +256,8 @@ mod tests {
 
     #[test]
     fn each_guest_of_a_host_has_a_channel_of_its_own() {
-        let arguments = Machine::vtd().guests(2).device("edu,addr=05.0").arguments("/x", &[7, 8, 9], 6);
+        let arguments =
+            Machine::new(&Iommu::VTD).guests(2).device("edu,addr=05.0").arguments("/x", &[7, 8, 9], 6);
         assert!(has(&arguments, "-chardev", "socket,id=channel0,fd=7"));
         assert!(has(&arguments, "-device", "virtserialport,chardev=channel0,name=virtio-irq.lab"));
         assert!(has(&arguments, "-device", "virtserialport,chardev=channel2,name=virtio-irq.guest1"));
@@ -270,7 +275,8 @@ mod tests {
 
     #[test]
     fn no_machine_has_a_network() {
-        for arguments in [Machine::vtd().arguments("/x", &[3], 4), Guest::plain().arguments("/x")] {
+        for arguments in [Machine::new(&Iommu::VTD).arguments("/x", &[3], 4), Guest::plain().arguments("/x")]
+        {
             assert!(has(&arguments, "-nic", "none"));
         }
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The functions that guests get.
 
+use crate::iommu::Iommu;
 use crate::machine::{Guest, Machine};
 
 /// The VMM's process id, by which the daemon finds the VFIO devices.
@@ -22,10 +23,11 @@ pub(super) struct Function {
 }
 
 /// One MSI vector, and a DMA engine that writes any bytes to any address. It has no requester id, so that VT-d does not check
-/// whose message it writes: this one device can play the message store of any other.
+/// whose message it writes: this one device can play the message store of any other. AMD-Vi takes what has none to come from this slot
+/// ([`Iommu::AMDVI`]).
 pub(super) const EDU: Function = Function {
-    emulation: Emulation::Device("edu,addr=05.0,dma_mask=0xffffffff"),
-    host: "0000:00:05.0",
+    emulation: Emulation::Device("edu,addr=14.0,dma_mask=0xffffffff"),
+    host: "0000:00:14.0",
     guest: "0000:00:06.0",
     options: "",
 };
@@ -89,9 +91,9 @@ impl Function {
     }
 }
 
-/// An emulated host with these functions.
-pub(super) fn machine_with(functions: &[Function]) -> Machine {
-    functions.iter().fold(Machine::vtd(), |machine, function| match function.emulation {
+/// An emulated host with this IOMMU and these functions.
+pub(super) fn machine_with(iommu: &'static Iommu, functions: &[Function]) -> Machine {
+    functions.iter().fold(Machine::new(iommu), |machine, function| match function.emulation {
         Emulation::Device(device) => machine.device(device),
         Emulation::WifiCard(slot) => machine.wifi_card(slot),
     })

@@ -11,8 +11,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 use virtio_irq_lab_agent::{End, Operation};
 
-/// What a kernel logs when something is wrong with it.
-const TROUBLE: &[&str] = &["WARNING:", "BUG:", "Oops", "Kernel panic", "Call Trace:", "fault reason"];
+/// What a kernel logs when something is wrong with it; the last two are VT-d's and AMD-Vi's faults.
+const TROUBLE: &[&str] =
+    &["WARNING:", "BUG:", "Oops", "Kernel panic", "Call Trace:", "fault reason", "Event logged"];
 
 /// Enough for a guest's kernel to panic and start again.
 const RESTART: Duration = Duration::from_secs(150);
@@ -20,9 +21,9 @@ const RESTART: Duration = Duration::from_secs(150);
 /// The ground that everything stands on, check `host-remaps-interrupts`: without remapping there would be no fiction to see
 /// through. The functions belong to vfio-pci after it.
 pub(super) fn host_is_fit(stand: &mut Stand<'_>, host: &Host, functions: &[Function]) -> Result<()> {
-    let agent = host.agent();
+    let (agent, remaps) = (host.agent(), stand.iommu.remaps);
     stand.report.check("host-remaps-interrupts", &agent.kernel_log(), || {
-        let remapping = agent.kernel_lines(&["Enabled IRQ remapping"]);
+        let remapping = agent.kernel_lines(&[remaps]);
         let mut seen = text_of(remapping.first().map_or("no interrupt remapping", String::as_str)).to_owned();
         let mut all = !remapping.is_empty();
         for Function { host: function, .. } in functions {

@@ -5,17 +5,17 @@ mod control;
 mod daemon;
 mod doctor;
 mod edu;
+mod event_edu;
+mod examined;
 mod functions;
 mod igb;
 mod kernels;
+mod native_edu;
 mod sources;
 mod vectors;
-mod vtd_doctor;
-mod vtd_event_edu;
 mod vtd_event_igb;
 mod vtd_event_lifecycle;
 mod vtd_event_xhci16;
-mod vtd_native_edu;
 mod vtd_native_igb;
 mod vtd_vfio_control;
 mod vtd_wcn6855_event32;
@@ -27,6 +27,7 @@ use crate::artifacts::Artifacts;
 use crate::checks::{Check, Report};
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::iommu::Iommu;
 use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::msi::Pair;
@@ -37,28 +38,27 @@ use std::time::Duration;
 
 /// All scenarios.
 pub const ALL: &[&Scenario] = &[
-    &vtd_native_edu::SCENARIO,
+    &native_edu::VTD,
     &vtd_native_igb::SCENARIO,
     &vtd_vfio_control::SCENARIO,
-    &vtd_doctor::SCENARIO,
-    &vtd_event_edu::SCENARIO,
+    &examined::VTD,
+    &event_edu::VTD,
     &vtd_event_xhci16::SCENARIO,
     &vtd_event_igb::SCENARIO,
     &vtd_event_lifecycle::SCENARIO,
     &vtd_wcn6855_stock::SCENARIO,
     &vtd_wcn6855_native::SCENARIO,
     &vtd_wcn6855_event32::SCENARIO,
+    &native_edu::AMDVI,
+    &event_edu::AMDVI,
+    &examined::AMDVI,
 ];
 
 /// Enough for anything that the daemon or a kernel does by itself.
 const SOON: Duration = Duration::from_secs(30);
 
-/// The message of a vector that no interrupt of the host uses. QEMU's VT-d lets a message in compatibility format through to the
-/// processor, where real hardware would block it; there the kernel says that it has no handler.
+/// The message of a vector that no interrupt of the host uses, and of an entry of AMD-Vi's tables that none has.
 const NOBODYS_PAIR: Pair = Pair { address: 0xfee0_0000, data: 0x99 };
-
-/// What the IOMMU says of a message whose vector is not allocated any more: its entry of the table is not present.
-const FREED_MESSAGE_LOG: &str = "fault reason 0x22";
 
 /// Something that is shown on emulated machines.
 #[derive(Debug)]
@@ -67,6 +67,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// What it shows, in a sentence.
     pub summary: &'static str,
+    /// The IOMMU of its machines.
+    iommu: &'static Iommu,
     /// The checks that only it makes.
     checks: &'static [&'static str],
     /// Ways to break it, by which one sees that these can fail.
@@ -144,6 +146,7 @@ const NO_REMAPPING: Sabotage = Sabotage {
 struct Stand<'a> {
     layout: &'a Layout,
     artifacts: &'a Artifacts,
+    iommu: &'static Iommu,
     report: &'a mut Report,
     sabotage: Option<&'a Sabotage>,
     limit: Duration,
@@ -168,7 +171,8 @@ impl Stand<'_> {
         guest_files: &[PathBuf],
         play: impl FnOnce(&mut Self, &Host) -> Result<()>,
     ) -> Result<()> {
-        let mut machine = guest_files.iter().cloned().fold(machine_with(functions), Machine::guest_file);
+        let machine = machine_with(self.iommu, functions);
+        let mut machine = guest_files.iter().cloned().fold(machine, Machine::guest_file);
         if self.sabotaged(NO_REMAPPING.name) || self.sabotaged("nothing-to-remap") {
             machine = machine.argument("intremap=off");
         }
@@ -219,7 +223,14 @@ impl Scenario {
         if let Some(sabotage) = sabotage {
             report.end_after(sabotage.fails);
         }
-        let stand = &mut Stand { layout, artifacts, report: &mut report, sabotage, limit: self.limit };
+        let stand = &mut Stand {
+            layout,
+            artifacts,
+            iommu: self.iommu,
+            report: &mut report,
+            sabotage,
+            limit: self.limit,
+        };
         let why = match (self.run)(stand) {
             Ok(()) => "the scenario does not make it".to_owned(),
             Err(error) => error.to_string(),

@@ -17,6 +17,7 @@ use super::{Common, SOON, Sabotage, Scenario, Stand, text_of};
 use crate::checks::expect;
 use crate::error::{Error, Result};
 use crate::host::{Host, RunningGuest};
+use crate::iommu::Iommu;
 use crate::msi::{ENTRY, Pair};
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ const FEW: u64 = 3;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-event-igb",
     summary: "virtio-irq delivers ten MSI-X vectors, with the requester id enforced: QEMU's igb raises them itself",
+    iommu: &Iommu::VTD,
     checks: &[
         "ten-sources-have-the-tables-messages",
         "each-vector-runs-its-handler",

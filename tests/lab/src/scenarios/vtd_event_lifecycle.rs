@@ -11,6 +11,7 @@ use super::{Common, Sabotage, Scenario, Stand};
 use crate::checks::{Unmet, Verdict, expect};
 use crate::error::Result;
 use crate::host::{Host, RunningGuest};
+use crate::iommu::Iommu;
 use crate::process::{Holdings, Process};
 use std::fmt;
 use std::time::Duration;
@@ -28,6 +29,7 @@ const RAISED: usize = 5;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-event-lifecycle",
     summary: "what drivers, guests and VMMs held goes back to the host, however they end: QEMU's xhci by events, edu natively",
+    iommu: &Iommu::VTD,
     checks: &[
         "native-and-event-use-at-once",
         "modules-that-leave-leave-nothing",

@@ -12,10 +12,11 @@ use super::functions::{EDU, XHCI, guest_with};
 use super::kernels::{guest_is_well, host_is_well, start_guest};
 use super::sources::{self, Sources};
 use super::vectors::{self, Vectors};
-use super::{Common, FREED_MESSAGE_LOG, Sabotage, Scenario, Stand};
+use super::{Common, Sabotage, Scenario, Stand};
 use crate::checks::{Unmet, expect};
 use crate::error::Result;
 use crate::host::{Host, RunningGuest};
+use crate::iommu::Iommu;
 use crate::msi::Pair;
 use nix::libc::ENOSPC;
 use std::time::Duration;
@@ -29,6 +30,7 @@ const VECTORS: usize = 16;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-event-xhci16",
     summary: "virtio-irq delivers sixteen contiguous MSI vectors that the guest alone would not get: QEMU's xhci and edu",
+    iommu: &Iommu::VTD,
     checks: &[
         "guest-alone-gets-no-block",
         "block-is-contiguous-and-the-hosts",
@@ -70,7 +72,7 @@ fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     delivered(stand, host, &guest, vectors)?;
     guest_is_well(stand, &guest, 1)?;
     daemon.outlasts(stand, host, guest, 1)?;
-    host_is_well(stand, host, Some(FREED_MESSAGE_LOG))
+    host_is_well(stand, host, stand.iommu.freed.kernel())
 }
 
 /// Linux gives a driver several MSI vectors only where it can remap them.

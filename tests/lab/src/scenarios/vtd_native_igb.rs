@@ -17,6 +17,7 @@ use super::{Common, Sabotage, Scenario, Stand};
 use crate::checks::{Row, Unmet, Verdict, expect};
 use crate::error::Result;
 use crate::host::{Host, RunningGuest};
+use crate::iommu::Iommu;
 use nix::libc::{EAGAIN, EIO};
 use std::collections::HashSet;
 use std::time::Duration;
@@ -40,6 +41,7 @@ const STARTS: usize = 2;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-native-igb",
     summary: "a guest gets the real pairs of ten MSI-X vectors: VT-d, vfio-pci, KVM, the VMM's VFIO device, QEMU's igb",
+    iommu: &Iommu::VTD,
     checks: &[
         "refused-without-the-vmms-device",
         "guest-pairs-are-fiction",

@@ -9,6 +9,7 @@ use crate::artifacts;
 use crate::checks::{Unmet, expect};
 use crate::error::Result;
 use crate::host::{Host, payload};
+use crate::iommu::Iommu;
 use crate::machine::Machine;
 use std::time::Duration;
 use virtio_irq_lab_agent::End;
@@ -32,6 +33,7 @@ const LISTED: &str = "every-test-is-a-check";
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-vfio-control",
     summary: "the daemon's control over interrupts, on real VFIO devices and beside real VMMs: VT-d, edu, xhci, igb",
+    iommu: &Iommu::VTD,
     checks: &[
         LISTED,
         "one-msi-of-edu-arrives-and-is-given-back",
@@ -87,7 +89,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 fn run(stand: &mut Stand<'_>) -> Result<()> {
     let tests = artifacts::vfio_tests(stand.layout)?;
-    let mut machine = Machine::vtd();
+    let mut machine = Machine::new(stand.iommu);
     for function in FUNCTIONS {
         match *function {
             function if stand.sabotaged("one-edu") && function.contains("addr=06.0") => {}

@@ -11,6 +11,7 @@ use super::{Common, SOON, Sabotage, Scenario, Stand, text_of};
 use crate::checks::{Verdict, expect};
 use crate::error::Result;
 use crate::host::{Host, RunningGuest};
+use crate::iommu::Iommu;
 use crate::msi::Pair;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ const TAKEN: &str = "MSI vectors: 32, delivered by virtio-irq";
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-wcn6855-event32",
     summary: "a Wi-Fi card's model in a guest without an IOMMU: virtio-irq delivers 32 vectors, each to its handler",
+    iommu: &Iommu::VTD,
     checks: &[
         "guest-has-one-vector-to-give",
         "virtio-irq-gives-32",

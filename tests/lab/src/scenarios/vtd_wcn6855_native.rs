@@ -12,6 +12,7 @@ use super::{Common, SOON, Sabotage, Scenario, Stand, text_of};
 use crate::checks::{Unmet, Verdict, expect};
 use crate::error::{Error, Result};
 use crate::host::{Host, RunningGuest};
+use crate::iommu::Iommu;
 use crate::wifi::{self, Drivers};
 use nix::libc::EAGAIN;
 use std::time::Duration;
@@ -22,6 +23,7 @@ const TIMES: u64 = 5;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-wcn6855-native",
     summary: "a Wi-Fi card's model in a guest with virtio-irq: every ring is heard, and the patched ath11k asks",
+    iommu: &Iommu::VTD,
     checks: &[
         "patches-apply-and-build",
         "told-pair-is-the-hosts",

@@ -9,11 +9,13 @@ use super::{Common, Sabotage, Scenario, Stand};
 use crate::checks::expect;
 use crate::error::Result;
 use crate::host::{Host, RunningGuest};
+use crate::iommu::Iommu;
 use std::time::Duration;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-wcn6855-stock",
     summary: "a Wi-Fi card's model in a guest without virtio-irq: no ring is heard",
+    iommu: &Iommu::VTD,
     checks: &[
         "guest-gets-one-vector",
         "rings-get-the-guests-pair",

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Event delivery behind an Intel IOMMU: the guest leaves MSI alone and lets virtio-irq allocate the function's vector; edu
+//! Event delivery: the guest leaves MSI alone and lets virtio-irq allocate the function's vector; edu
 //! writes the message that came with it, and each interrupt comes through the event queue.
 
 use super::daemon::Daemon;
 use super::edu::{self, Edu};
 use super::functions::{EDU, guest_with};
 use super::kernels::{guest_is_well, host_is_well, power_off, start_guest};
-use super::{Common, FREED_MESSAGE_LOG, NOBODYS_PAIR, SOON, Sabotage, Scenario, Stand, text_of};
+use super::{Common, NOBODYS_PAIR, SOON, Sabotage, Scenario, Stand, text_of};
 use crate::checks::{Row, Unmet, expect};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::host::{Host, RunningGuest};
+use crate::iommu::Iommu;
 use std::time::Duration;
 
 /// The guest's modules. The client leaves MSI off.
@@ -25,9 +26,10 @@ const FEW: u64 = 3;
 /// What vfio-pci calls the function's vector.
 const VECTOR: &str = "vfio-msi[0]";
 
-pub(super) const SCENARIO: Scenario = Scenario {
+pub(super) const VTD: Scenario = Scenario {
     name: "vtd-event-edu",
     summary: "virtio-irq delivers a vector of its own allocation: VT-d, SET_IRQS on the VMM's device, QEMU's edu",
+    iommu: &Iommu::VTD,
     checks: &[
         "source-is-one-vector-of-the-host",
         "masked-fires-once-after-unmask",
@@ -65,19 +67,24 @@ pub(super) const SCENARIO: Scenario = Scenario {
     common: &[Common::KERNELS, Common::DAEMON, edu::EVERY_ONE],
     unsettled: None,
     limit: Duration::from_secs(600),
-    run,
+    run: |stand| stand.on_host(VTD.name, &[EDU], |stand, host| play(stand, host, MANY)),
 };
 
-fn run(stand: &mut Stand<'_>) -> Result<()> {
-    stand.on_host(SCENARIO.name, &[EDU], play)
-}
+pub(super) const AMDVI: Scenario = Scenario {
+    name: "amdvi-event-edu",
+    summary: "virtio-irq delivers a vector of its own allocation: as vtd-event-edu, behind AMD-Vi",
+    iommu: &Iommu::AMDVI,
+    run: |stand| stand.on_host(AMDVI.name, &[EDU], |stand, host| play(stand, host, MANY / 10)),
+    ..VTD
+};
 
-fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
+/// Shows it with `many` interrupts.
+fn play(stand: &mut Stand<'_>, host: &Host, many: u64) -> Result<()> {
     let daemon = Daemon::start(host, "daemon", &[EDU.spec_with_vfio()])?;
     let guest = Daemon::serve(host, guest_with(&[EDU]))?;
     let guest = start_guest(host, "qemu", &guest, MODULES)?;
     allocated(stand, host, &guest)?;
-    every_one_arrives(stand, host, &guest)?;
+    every_one_arrives(stand, host, &guest, many)?;
     masked(stand, host, &guest)?;
     freed(stand, host, &guest)?;
     anew(stand, host, &guest)?;
@@ -85,7 +92,7 @@ fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     gone(stand, host, &daemon, guest)?;
     daemon.leaks_nothing(stand, host, 1)?;
     daemon.leaves(stand)?;
-    host_is_well(stand, host, Some(FREED_MESSAGE_LOG))
+    host_is_well(stand, host, stand.iommu.freed.kernel())
 }
 
 /// The host has one vector of the function, which is the daemon's, and the guest is told the message that is programmed.
@@ -114,10 +121,10 @@ fn allocated(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result
     })
 }
 
-fn every_one_arrives(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
+fn every_one_arrives(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest, many: u64) -> Result<()> {
     let edu = Edu::new(guest.agent());
     let (less, more) = (stand.sabotaged("lost-interrupt"), stand.sabotaged("doubled-interrupt"));
-    let many = SERIES * stand.times("each-interrupt-runs-the-handler-once", MANY / SERIES);
+    let many = SERIES * stand.times("each-interrupt-runs-the-handler-once", many / SERIES);
     let (mut sent, mut handled) = (0, 0);
     stand.report.check("each-interrupt-runs-the-handler-once", &guest.agent().kernel_log(), || {
         let before = host.vfio_interrupts(EDU.host)?;
@@ -175,21 +182,17 @@ fn masked(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()
 
 fn freed(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
     let edu = Edu::new(guest.agent());
-    let keep = stand.sabotaged("keep-source");
+    let (keep, sign) = (stand.sabotaged("keep-source"), stand.iommu.freed);
     stand.report.check("freed-is-silent-and-leaves-no-vector", &guest.agent().kernel_log(), || {
         if !keep {
             edu.allocate_source(false)?;
         }
-        let mark = host.agent().kernel_mark();
+        let (mark, pair) = (host.mark()?, edu.programmed()?);
         let handled = edu.fire(FEW)?;
         let requested = host.vfio_requested(EDU.host)?;
         let names: Vec<_> = requested.iter().map(|it| it.name.as_str()).collect();
         let enabled = host.msi(EDU.host)?.enabled;
-        let blocked = match host.agent().kernel_line(mark, FREED_MESSAGE_LOG, SOON) {
-            Ok(line) => Some(line),
-            Err(Error::Late { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
+        let blocked = host.sign_of(pair, sign, mark, SOON)?;
         let seen = format!(
             "its message written {FEW} times: handler ran {handled}; host: {}; its /proc/interrupts has {names:?}, MSI is {}",
             blocked.as_deref().map_or("no fault", text_of),
