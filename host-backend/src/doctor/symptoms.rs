@@ -94,6 +94,13 @@ pub(super) const HOST: &[Known] = &[
         advice: "update the firmware, or describe it by hand (ivrs_ioapic= on the kernel's command line)",
     },
     Known {
+        words: &["AMD-Vi", "No southbridge IOAPIC found"],
+        meaning: "the firmware does not describe the interrupt controller of the southbridge, or as a device that is not \
+                  the southbridge's, and the kernel left interrupt remapping off",
+        advice: "update the firmware, or say where it is: ivrs_ioapic=ID@ADDRESS on the kernel's command line, with \
+                 the address of the SMBus controller or ISA bridge that lspci shows",
+    },
+    Known {
         words: &["can't change power state from D3cold to D0"],
         meaning: "the function does not come back from its sleep: it reads all ones from now on",
         advice: RESET,
@@ -177,6 +184,9 @@ mod tests {
         let dma = "DMAR: [DMA Write NO_PASID] Request device [02:00.0] fault addr 0xfffc0000 [fault reason 0x05] PTE \
                    Write access is not set";
         assert_eq!(known(HOST, dma), Some("DMAR: [DMA"));
+        let southbridge = "AMD-Vi: [Firmware Bug]: : No southbridge IOAPIC found";
+        let found = HOST.iter().find(|known| known.matches(southbridge)).map(|known| known.words[1]);
+        assert_eq!(found, Some("No southbridge IOAPIC found"));
         assert_eq!(known(HOST, "DMAR-IR: Enabled IRQ remapping in x2apic mode"), None);
         assert_eq!(known(HOST, "vfio-pci 0000:02:00.0: enabling device (0000 -> 0002)"), None);
         assert_eq!(
