@@ -9,6 +9,7 @@ mod tree;
 
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,20 +79,47 @@ fn the_emulated_host_of_the_lab() {
 }
 
 #[test]
-fn a_desktop_that_has_to_be_prepared() {
-    let report = says("amd-desktop", &[], 3);
+fn the_emulated_amd_host_of_the_lab() {
+    let report = says("lab-amdvi", &[], 0);
+    assert_eq!(report["functions"][0]["facts"]["enabled"][0]["meaning"], "AMD-Vi, table entry 0x0");
+}
+
+/// The lab's AMD host before anybody prepared it: QEMU is too old, nothing is vfio-pci's, and the function shares its group.
+#[test]
+fn a_host_that_has_to_be_prepared() {
+    const FUNCTION: &str = "sys/bus/pci/devices/0000:00:14.0";
+    const MATE: &str = "sys/bus/pci/devices/0000:00:15.0";
+    let tree = unpack("lab-amdvi");
+    let drivers = |name: &str| format!("../../../../bus/pci/drivers/{name}");
+    fs::write(tree.path("usr/bin/qemu-system-x86_64"), "QEMU emulator version 10.0.3\n").unwrap();
+    fs::remove_dir_all(tree.path("sys/bus/pci/drivers/vfio-pci")).unwrap();
+    fs::remove_dir_all(tree.path("sys/module/vfio_iommu_type1")).unwrap();
+    fs::remove_dir_all(tree.path("proc/134")).unwrap();
+    let config = tree.path(FUNCTION).join("config");
+    let mut bytes = fs::read(&config).unwrap();
+    // Two MSI vectors, both enabled: the second message has the next entry of the table.
+    bytes[0x42..0x44].copy_from_slice(&[0x93, 0]);
+    fs::write(config, bytes).unwrap();
+    fs::write(tree.path(FUNCTION).join("msi_irqs/32"), "msi\n").unwrap();
+    fs::remove_file(tree.path(FUNCTION).join("driver")).unwrap();
+    symlink(drivers("edu"), tree.path(FUNCTION).join("driver")).unwrap();
+    fs::create_dir_all(tree.path(MATE)).unwrap();
+    symlink(drivers("rtsx_pci"), tree.path(MATE).join("driver")).unwrap();
+    symlink(tree.path(MATE), tree.path("sys/kernel/iommu_groups/3/devices/0000:00:15.0")).unwrap();
+    assert_eq!(doctor(&tree, &["00:14.0"]).status.code(), Some(3));
+    let report = report(&tree, &["00:14.0"]);
     assert_eq!(
         commands(&report),
         [
             "modprobe vfio-pci",
             "apt install -t trixie-backports qemu-system-x86",
-            "echo vfio-pci > /sys/bus/pci/devices/0000:05:00.0/driver_override; echo 0000:05:00.0 > \
-             /sys/bus/pci/devices/0000:05:00.0/driver/unbind; echo 0000:05:00.0 > /sys/bus/pci/drivers_probe",
-            "echo vfio-pci > /sys/bus/pci/devices/0000:06:00.0/driver_override; echo 0000:06:00.0 > \
-             /sys/bus/pci/devices/0000:06:00.0/driver/unbind; echo 0000:06:00.0 > /sys/bus/pci/drivers_probe",
+            "echo vfio-pci > /sys/bus/pci/devices/0000:00:14.0/driver_override; echo 0000:00:14.0 > \
+             /sys/bus/pci/devices/0000:00:14.0/driver/unbind; echo 0000:00:14.0 > /sys/bus/pci/drivers_probe",
+            "echo vfio-pci > /sys/bus/pci/devices/0000:00:15.0/driver_override; echo 0000:00:15.0 > \
+             /sys/bus/pci/devices/0000:00:15.0/driver/unbind; echo 0000:00:15.0 > /sys/bus/pci/drivers_probe",
         ]
     );
-    assert_eq!(report["functions"][0]["facts"]["enabled"][1]["meaning"], "AMD-Vi, table entry 0x21");
+    assert_eq!(report["functions"][0]["facts"]["enabled"][1]["meaning"], "AMD-Vi, table entry 0x1");
 }
 
 #[test]
