@@ -43,6 +43,9 @@ pub use process::{FoundProcess, ToldProcess};
 pub use socket::Mailbox;
 pub use source::{Claim, ClaimError, DeviceSource, DeviceSupply, NotYet, SourceError, SupplyError};
 
+#[cfg(test)]
+pub(crate) use interrupts::kernel;
+
 use crate::opener::Opener;
 use std::path::{Path, PathBuf};
 use virtio_irq_proto::PciAddress;

@@ -74,9 +74,9 @@ impl fmt::Display for DeviceSource {
 
 /// A function's device, while a VMM has it.
 #[derive(Debug)]
-pub struct Claim {
+pub struct Claim<D = VfioDevice> {
     /// The device.
-    pub device: VfioDevice,
+    pub device: D,
     /// Becomes readable when the VMM is gone, so that the device is to be let go of.
     pub owner: Option<OwnedFd>,
 }

@@ -5,7 +5,8 @@ use super::Registers;
 use crate::device::Pair;
 use crate::host::{HostError, Interrupts, has_ended};
 use crate::rate::Limited;
-use crate::vfio::{self, Claim, ClaimError, DeviceSupply, Host, InterruptError};
+use crate::vfio::{self, Claim, ClaimError, DeviceSupply, Host, InterruptError, Ioctl, VfioDevice};
+use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,44 +17,56 @@ use virtio_irq_proto::{IrqType, PciAddress, VectorRange};
 /// until the last source is freed: what is enabled cannot grow on every host.
 const LEAST_BLOCK: u16 = 64;
 
+/// Where the VFIO device is had. A test can stand in for it.
+pub(super) trait Devices: fmt::Debug + Send + Sync {
+    type Device: Ioctl + fmt::Debug + Send;
+
+    /// The device, if a VMM has it now.
+    ///
+    /// # Errors
+    /// As [`DeviceSupply::claim`].
+    fn claim(&self) -> Result<Claim<Self::Device>, ClaimError>;
+}
+
+impl Devices for Arc<DeviceSupply> {
+    type Device = VfioDevice;
+
+    fn claim(&self) -> Result<Claim, ClaimError> {
+        DeviceSupply::claim(self)
+    }
+}
+
 /// Control over the interrupts of one function.
 #[derive(Debug)]
-pub(super) struct VfioInterrupts {
-    supply: Arc<DeviceSupply>,
+pub(super) struct VfioInterrupts<S: Devices = Arc<DeviceSupply>> {
+    supply: S,
     host: Host,
     address: PciAddress,
     registers: Arc<Registers>,
     /// The device, while there are sources. A device that is held cannot be opened by the next VMM.
-    held: Mutex<Option<Held>>,
+    held: Mutex<Option<Held<S::Device>>>,
     /// A guest decides how often it takes interrupts back, or makes an allocation fail.
     complaints: Limited,
 }
 
 #[derive(Debug)]
-struct Held {
-    interrupts: vfio::Interrupts,
+struct Held<D: Ioctl> {
+    interrupts: vfio::Interrupts<D>,
     /// See [`Claim::owner`].
     owner: Option<OwnedFd>,
 }
 
-impl VfioInterrupts {
-    pub(super) fn new(supply: Arc<DeviceSupply>, address: PciAddress, registers: Arc<Registers>) -> Self {
-        Self {
-            supply,
-            host: Host::here(),
-            address,
-            registers,
-            held: Mutex::new(None),
-            complaints: Limited::new(),
-        }
+impl<S: Devices> VfioInterrupts<S> {
+    pub(super) fn new(supply: S, host: Host, address: PciAddress, registers: Arc<Registers>) -> Self {
+        Self { supply, host, address, registers, held: Mutex::new(None), complaints: Limited::new() }
     }
 
-    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+    fn held(&self) -> MutexGuard<'_, Option<Held<S::Device>>> {
         // What is in there undoes itself when it is dropped.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn claim(&self) -> Result<Held, HostError> {
+    fn claim(&self) -> Result<Held<S::Device>, HostError> {
         let Claim { device, owner } = self.supply.claim().map_err(|error| match error {
             ClaimError::NotYet(_) => HostError::NotReady,
             error => HostError::failed("get the function's VFIO device")(io::Error::other(error)),
@@ -63,7 +76,7 @@ impl VfioInterrupts {
 
     fn enable_block(
         &self,
-        interrupts: &mut vfio::Interrupts,
+        interrupts: &mut vfio::Interrupts<S::Device>,
         irq_type: IrqType,
         end: u16,
     ) -> Result<u16, HostError> {
@@ -98,7 +111,7 @@ impl VfioInterrupts {
     }
 }
 
-impl Interrupts for VfioInterrupts {
+impl<S: Devices> Interrupts for VfioInterrupts<S> {
     fn enable(&self, irq_type: IrqType, end: u16) -> Result<u16, HostError> {
         let mut held = self.held();
         if let Some((enabled, count)) = held.as_ref().and_then(|held| held.interrupts.enabled()) {
@@ -177,7 +190,7 @@ fn follows(a: &(u16, BorrowedFd<'_>), b: &(u16, BorrowedFd<'_>)) -> bool {
 }
 
 fn disarm(
-    interrupts: &mut vfio::Interrupts,
+    interrupts: &mut vfio::Interrupts<impl Ioctl>,
     irq_type: IrqType,
     vectors: &[u16],
 ) -> Result<(), InterruptError> {

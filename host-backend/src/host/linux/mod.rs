@@ -7,6 +7,8 @@
 
 mod capability;
 mod config;
+#[cfg(test)]
+mod failing_kernel;
 mod interrupts;
 mod isolation;
 mod msix;
@@ -21,7 +23,7 @@ pub use sysfs::{Platform, Sysfs};
 
 use super::{Description, HostError, HostFunction, Interrupts};
 use crate::device::Pair;
-use crate::vfio::DeviceSupply;
+use crate::vfio::{DeviceSupply, Host};
 use capability::{Capabilities, MsiCapability};
 use config::ConfigFile;
 use interrupts::VfioInterrupts;
@@ -106,7 +108,8 @@ impl LinuxFunction {
             isolation: isolation::of(sysfs, &function).isolation,
         };
         let registers = Arc::new(Registers::new(config, capabilities, &function, vfio.clone()));
-        let interrupts = vfio.map(|supply| VfioInterrupts::new(supply, address, registers.clone()));
+        let interrupts =
+            vfio.map(|supply| VfioInterrupts::new(supply, Host::here(), address, registers.clone()));
         Ok(Self { name: address.to_string(), description, registers, interrupts })
     }
 }

@@ -9,15 +9,25 @@ use tempfile::TempDir;
 
 const ADDRESS: PciAddress = PciAddress { segment: 0x10, bus: 0x3b, devfn: 2 << 3 | 5 };
 
-/// One function in a sysfs of its own.
-struct Tree {
-    root: TempDir,
+/// One function in a sysfs.
+pub(super) struct Tree {
+    sysfs: PathBuf,
+    address: PciAddress,
     config: [u8; 256],
+    /// Removes it, unless that is another's.
+    _root: Option<TempDir>,
 }
 
 /// A function with a 64-bit MSI capability for 32 vectors at 0x50 and an MSI-X capability for 5 entries at 0x70,
 /// whose table is 0x1040 bytes into BAR 2.
 fn tree() -> Tree {
+    let root = TempDir::new().unwrap();
+    let tree = tree_at(root.path(), ADDRESS);
+    Tree { _root: Some(root), ..tree }
+}
+
+/// The same at another place.
+pub(super) fn tree_at(sysfs: &Path, address: PciAddress) -> Tree {
     let mut config = [0; 256];
     config[..0x10].copy_from_slice(&[
         0xcb, 0x17, 0x03, 0x11, 0x06, 0x04, 0x10, 0x00, 0x01, 0x00, 0x80, 0x02, 0, 0, 0, 0,
@@ -27,7 +37,7 @@ fn tree() -> Tree {
     config[0x40..0x44].copy_from_slice(&[0x01, 0x50, 0x03, 0x00]);
     config[0x50..0x54].copy_from_slice(&[0x05, 0x70, 0x8a, 0x01]);
     config[0x70..0x7c].copy_from_slice(&[0x11, 0x00, 0x04, 0x00, 0x42, 0x10, 0x00, 0x00, 0x02, 0x20, 0, 0]);
-    let tree = Tree { root: TempDir::new().unwrap(), config };
+    let tree = Tree { sysfs: sysfs.to_owned(), address, config, _root: None };
     for (name, content) in [
         ("vendor", "0x17cb\n"),
         ("device", "0x1103\n"),
@@ -36,12 +46,12 @@ fn tree() -> Tree {
         ("class", "0x028000\n"),
         ("revision", "0x01\n"),
     ] {
-        tree.write(&format!("bus/pci/devices/0010:3b:02.5/{name}"), content);
+        tree.write(&format!("bus/pci/devices/{address}/{name}"), content);
     }
     tree.write("bus/pci/drivers/vfio-pci/bind", "");
-    tree.link("../../drivers/vfio-pci", "bus/pci/devices/0010:3b:02.5/driver");
+    tree.link("../../drivers/vfio-pci", &format!("bus/pci/devices/{address}/driver"));
     tree.write("kernel/iommu_groups/17/type", "DMA-FQ\n");
-    tree.link("../../../../kernel/iommu_groups/17", "bus/pci/devices/0010:3b:02.5/iommu_group");
+    tree.link("../../../../kernel/iommu_groups/17", &format!("bus/pci/devices/{address}/iommu_group"));
     tree.write("kernel/irq/0/chip_name", "IR-IO-APIC\n");
     tree.save();
     tree
@@ -49,11 +59,11 @@ fn tree() -> Tree {
 
 impl Tree {
     fn path(&self, path: &str) -> PathBuf {
-        self.root.path().join(path)
+        self.sysfs.join(path)
     }
 
     fn function(&self, path: &str) -> PathBuf {
-        self.path("bus/pci/devices/0010:3b:02.5").join(path)
+        self.path("bus/pci/devices").join(self.address.to_string()).join(path)
     }
 
     fn write(&self, path: &str, content: &str) {
@@ -71,27 +81,54 @@ impl Tree {
     }
 
     /// Changes registers under a function that is open.
-    fn poke(&self, offset: u64, bytes: &[u8]) {
+    pub(super) fn poke(&self, offset: u64, bytes: &[u8]) {
         let file = fs::OpenOptions::new().write(true).open(self.function("config")).unwrap();
         file.write_all_at(bytes, offset).unwrap();
     }
 
     fn sysfs(&self, platform: Platform) -> Sysfs {
-        Sysfs::at(self.root.path(), platform)
+        Sysfs::at(&self.sysfs, platform)
     }
 
-    fn open(&self) -> Result<LinuxFunction, OpenError> {
-        LinuxFunction::open(&self.sysfs(Platform::X86), ADDRESS, None)
+    pub(super) fn open(&self) -> Result<LinuxFunction, OpenError> {
+        LinuxFunction::open(&self.sysfs(Platform::X86), self.address, None)
     }
 
     fn isolation(&self, platform: Platform) -> Isolation {
         LinuxFunction::open(&self.sysfs(platform), ADDRESS, None).unwrap().describe().isolation
     }
 
-    /// MSI on with 2^`exponent` vectors, and as many interrupts allocated.
-    fn enable_msi(&self, exponent: u8) {
+    /// The registers of MSI that is on with 2^`exponent` vectors.
+    pub(super) fn show_msi(&self, exponent: u8) {
         self.poke(0x52, &[0x8b | exponent << 4, 0x01]);
         self.poke(0x54, &[0x78, 0x05, 0xe0, 0xfe, 0x99, 0, 0, 0, 0x20, 0x40]);
+    }
+
+    /// The registers of MSI that is off.
+    pub(super) fn hide_msi(&self) {
+        self.poke(0x52, &[0x8a, 0x01]);
+    }
+
+    /// The MSI-X enable bit.
+    pub(super) fn show_msix(&self, enabled: bool) {
+        self.poke(0x73, &[u8::from(enabled) << 7]);
+    }
+
+    /// Messages in these entries of the MSI-X table.
+    pub(super) fn fill_table(&self, entries: &[usize]) {
+        let mut bar = vec![0; 8192];
+        for entry in entries {
+            let at = 0x1040 + 16 * entry;
+            bar[at..at + 4].copy_from_slice(&(0xfee0_0418u32 | (*entry as u32) << 5).to_le_bytes());
+            bar[at + 4] = 0x77;
+            bar[at + 8..at + 12].copy_from_slice(&(0xabc0_0000 | *entry as u32).to_le_bytes());
+        }
+        fs::write(self.function("resource2"), bar).unwrap();
+    }
+
+    /// MSI on with 2^`exponent` vectors, and as many interrupts allocated.
+    fn enable_msi(&self, exponent: u8) {
+        self.show_msi(exponent);
         fs::create_dir_all(self.function("msi_irqs")).unwrap();
         for irq in 0..1 << exponent {
             fs::write(self.function("msi_irqs").join((irq + 128).to_string()), "msi\n").unwrap();
@@ -376,14 +413,7 @@ mod msix_messages {
     /// Five entries in BAR 2; entry 3 was never used.
     fn with_table() -> Tree {
         let tree = tree();
-        let mut bar = vec![0; 8192];
-        for entry in [0, 1, 2, 4] {
-            let at = 0x1040 + 16 * entry;
-            bar[at..at + 4].copy_from_slice(&(0xfee0_0418u32 | (entry as u32) << 5).to_le_bytes());
-            bar[at + 4] = 0x77;
-            bar[at + 8..at + 12].copy_from_slice(&(0xabc0_0000 | entry as u32).to_le_bytes());
-        }
-        fs::write(tree.function("resource2"), bar).unwrap();
+        tree.fill_table(&[0, 1, 2, 4]);
         tree
     }
 
@@ -391,7 +421,7 @@ mod msix_messages {
     fn are_those_of_the_table() {
         let tree = with_table();
         let function = tree.open().unwrap();
-        tree.poke(0x73, &[0x80]);
+        tree.show_msix(true);
         assert_eq!(
             function.read_messages(msix(1, 2)).unwrap(),
             [
@@ -412,7 +442,7 @@ mod msix_messages {
     fn of_a_range_with_an_unused_entry_are_not_told() {
         let tree = with_table();
         let function = tree.open().unwrap();
-        tree.poke(0x73, &[0x80]);
+        tree.show_msix(true);
         for range in [msix(3, 1), msix(2, 3)] {
             assert!(matches!(function.read_messages(range), Err(HostError::NotEnabled)), "{range:?}");
         }
@@ -424,7 +454,7 @@ mod msix_messages {
         let tree = with_table();
         fs::write(tree.function("resource2"), [0xff; 8192]).unwrap();
         let function = tree.open().unwrap();
-        tree.poke(0x73, &[0x80]);
+        tree.show_msix(true);
         assert!(matches!(function.read_messages(msix(1, 2)), Err(HostError::NotEnabled)));
     }
 
@@ -432,7 +462,7 @@ mod msix_messages {
     fn behind_a_bar_that_is_missing_or_too_short_are_an_error() {
         let tree = with_table();
         let function = tree.open().unwrap();
-        tree.poke(0x73, &[0x80]);
+        tree.show_msix(true);
         fs::OpenOptions::new().write(true).open(tree.function("resource2")).unwrap().set_len(16).unwrap();
         let error = function.read_messages(msix(1, 2)).unwrap_err().to_string();
         assert!(error.starts_with("cannot map the MSI-X table: "), "{error}");

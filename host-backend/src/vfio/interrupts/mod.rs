@@ -7,6 +7,8 @@
 
 mod error;
 mod intx;
+#[cfg(test)]
+pub(crate) mod kernel;
 mod ownership;
 #[cfg(test)]
 mod tests;
