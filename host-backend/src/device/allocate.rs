@@ -281,10 +281,11 @@ fn longest_run(free: impl Iterator<Item = u16>, most: usize) -> Vec<u16> {
         if run.last().is_some_and(|last| last.checked_add(1) != Some(vector)) {
             keep_longer(&mut best, &mut run);
         }
-        run.push(vector);
+        // Asked before the first as well: there may be room for none.
         if run.len() == most {
             break;
         }
+        run.push(vector);
     }
     keep_longer(&mut best, &mut run);
     best

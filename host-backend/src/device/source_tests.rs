@@ -669,6 +669,21 @@ fn of_equally_long_runs_the_first_is_taken() {
     assert_eq!(vectors, [4, 5, 6]);
 }
 
+/// The operator begins to drain the device while the host enables the function's interrupts.
+#[test]
+fn a_block_that_there_is_no_room_for_any_more_is_refused() {
+    for layout in [Layout::Any, Layout::Contiguous] {
+        let mut bench = Bench::roomy();
+        let request = Allocate { layout, ..some(FIRST, IrqType::Msix, 1, 2) }.to_wire();
+        let Step::Enable(enable) = bench.device.request(request.as_bytes(), ROOM) else { panic!() };
+        bench.device.drain(true);
+        let Step::Release(release) = bench.device.enabled(enable, Ok(64)) else { panic!("{layout:?}") };
+        assert!(release.detach().last && release.detach().vectors.is_empty());
+        let Step::Done(reply) = bench.device.released(release) else { panic!() };
+        assert_eq!(reply.bytes(), Status::NoSpace.to_head().as_bytes());
+    }
+}
+
 /// Two in a second, one at once.
 fn limited() -> (Bench, Instant) {
     let mut bench = Bench::roomy();
