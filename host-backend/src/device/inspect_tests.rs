@@ -3,7 +3,7 @@
 
 use super::*;
 use std::collections::BTreeSet;
-use virtio_irq_proto::{Allocate, Event, Function, PciIds};
+use virtio_irq_proto::{Allocate, Event, Function, PciIds, VectorRange};
 use zerocopy::IntoBytes;
 
 const STABLE: FunctionId = FunctionId(3);

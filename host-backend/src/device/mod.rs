@@ -46,6 +46,7 @@ mod snapshot;
 #[cfg(test)]
 mod source_tests;
 mod sources;
+mod step;
 #[cfg(test)]
 mod tests;
 
@@ -56,6 +57,7 @@ pub use limit::RateLimit;
 pub use reply::Reply;
 pub use snapshot::{FunctionState, Snapshot, SourceState};
 pub use sources::{Detach, Quota, SourceCounts, Vectors, Watch};
+pub use step::{Failure, Pair, ReadMessages, Step};
 
 use events::EventQueue;
 use function::Functions;
@@ -64,7 +66,7 @@ use std::time::Instant;
 use virtio_irq_proto::wire::{self, ReplyHead, RequestHead, request_type};
 use virtio_irq_proto::{
     Config, F_EVENT, F_NATIVE, FunctionFlags, FunctionId, GetMessages, IrqType, ListFunctions, Request,
-    SourceId, Status, VectorRange,
+    SourceId, Status,
 };
 use zerocopy::FromBytes;
 
@@ -86,69 +88,6 @@ pub struct Device {
 struct Run {
     resets: u64,
     stops: u64,
-}
-
-/// What [`Device::request`] comes to.
-#[derive(Debug)]
-#[must_use]
-pub enum Step {
-    /// The request is answered.
-    Done(Reply),
-    /// The host has to read messages; hand the result to [`Device::messages_read`].
-    ReadMessages(ReadMessages),
-    /// The host has to enable a type of interrupts; hand the result to [`Device::enabled`].
-    Enable(Enable),
-    /// The host has to attach vectors; hand the result to [`Device::attached`].
-    Attach(Attach),
-    /// The host has to release vectors; say so to [`Device::released`].
-    Release(Release),
-    /// The host has to unmask a pin; hand the result to [`Device::pin_unmasked`].
-    UnmaskPin(UnmaskPin),
-}
-
-/// A call to the host side: read the messages of these vectors as they are programmed now.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use]
-pub struct ReadMessages {
-    function: FunctionId,
-    vectors: VectorRange,
-    run: Run,
-}
-
-impl ReadMessages {
-    /// Whose messages.
-    pub fn function(&self) -> FunctionId {
-        self.function
-    }
-
-    /// Which vectors. The function has all of them.
-    pub fn vectors(&self) -> VectorRange {
-        self.vectors
-    }
-}
-
-/// A pair that the host programmed for one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pair {
-    /// Where the function writes.
-    pub address: u64,
-    /// What it writes.
-    pub data: u32,
-}
-
-/// Why the host side did not do what it was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// At least one of the vectors is not enabled.
-    NotEnabled,
-    /// The function left the host.
-    Gone,
-    /// The function's interrupts are in use by the guest's own capability.
-    Busy,
-    /// The VMM did not hand over the function yet.
-    NotReady,
-    /// Anything else. The host side reports what it was; the guest only learns that it happened.
-    Failed,
 }
 
 /// Two functions have the same id.

@@ -2,7 +2,7 @@
 //! One test per rule of the protocol.
 
 use super::*;
-use virtio_irq_proto::{Function, FunctionFlags, IrqType, PciAddress, PciIds};
+use virtio_irq_proto::{Function, FunctionFlags, IrqType, PciAddress, PciIds, VectorRange};
 
 const UNSUPPORTED: &[u8] = &[1, 0, 0, 0, 0, 0, 0, 0];
 const INVALID: &[u8] = &[2, 0, 0, 0, 0, 0, 0, 0];
