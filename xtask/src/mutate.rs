@@ -123,6 +123,15 @@ const GROUPS: &[Group] = &[
         )],
     },
     Group {
+        file: "host-backend/src/device/allocate.rs",
+        tests: "hostile_host",
+        mistakes: &[(
+            "a block is given where there is no room for any",
+            "if run.len() == most {",
+            "if run.len() == most && most > 0 {",
+        )],
+    },
+    Group {
         file: "host-backend/src/vhost_user/chain.rs",
         tests: "hostile_guest",
         mistakes: &[(

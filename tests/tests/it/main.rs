@@ -8,6 +8,7 @@ mod coverage;
 mod events;
 mod hostile_frontend;
 mod hostile_guest;
+mod hostile_host;
 mod interop;
 mod lifecycle;
 mod program;
