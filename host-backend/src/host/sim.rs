@@ -132,13 +132,6 @@ impl SimFunction {
         Self { name: name.into(), description, state: Arc::new(Mutex::new(state)) }
     }
 
-    /// The same, on a platform that does not check its messages.
-    #[must_use]
-    pub fn not_isolated(mut self) -> Self {
-        self.description.isolation = Isolation::Missing("it is simulated so");
-        self
-    }
-
     /// Enables the first `count` vectors, and no others.
     pub fn enable(&self, count: u16) {
         self.state().enabled = count;

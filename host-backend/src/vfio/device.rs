@@ -4,11 +4,10 @@
 use crate::sys::{self, DeviceFile};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use vfio_bindings::bindings::vfio::{
-    VFIO_DEVICE_FLAGS_PCI, VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_MASK, VFIO_IRQ_SET_ACTION_TRIGGER,
-    VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_DATA_BOOL, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
-    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+    VFIO_DEVICE_FLAGS_PCI, VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
+    VFIO_IRQ_SET_DATA_BOOL, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_PCI_INTX_IRQ_INDEX,
+    VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
 };
 use virtio_irq_proto::IrqType;
 
@@ -56,9 +55,7 @@ pub struct IrqSet<'a> {
 pub enum SetAction {
     /// Enables, sets up and raises.
     Trigger,
-    /// Only of INTx.
-    Mask,
-    /// Only of INTx.
+    /// Lets the pin through again. Only of INTx.
     Unmask,
 }
 
@@ -140,15 +137,6 @@ impl VfioDevice {
         self.file.region_info(index).map(|info| Region { offset: info.offset, size: info.size })
     }
 
-    /// Reads the configuration space as VFIO shows it to a guest from `offset` on, as much of `bytes` as there is.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn read_config(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
-        let region = self.region(VFIO_PCI_CONFIG_REGION_INDEX)?;
-        self.file.file().read_at(bytes, region.offset.saturating_add(offset))
-    }
-
     /// Reads 32-bit words of the memory of a BAR, `offset` bytes into it (a multiple of 4), from the device itself: this
     /// way shows the MSI-X table as the host wrote it, and works where sysfs's `resourceN` cannot be mapped because the
     /// VFIO driver claimed the BAR (CONFIG_IO_STRICT_DEVMEM).
@@ -180,7 +168,6 @@ impl Ioctl for VfioDevice {
     fn set_irqs(&self, set: &IrqSet<'_>) -> io::Result<u32> {
         let action = match set.action {
             SetAction::Trigger => VFIO_IRQ_SET_ACTION_TRIGGER,
-            SetAction::Mask => VFIO_IRQ_SET_ACTION_MASK,
             SetAction::Unmask => VFIO_IRQ_SET_ACTION_UNMASK,
         };
         let (kind, count, data) = match set.data {

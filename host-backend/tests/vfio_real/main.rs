@@ -28,8 +28,7 @@ use vhost_device_irq::device::Pair;
 use vhost_device_irq::host::linux::{LinuxFunction, Sysfs};
 use vhost_device_irq::host::{HostError, HostFunction};
 use vhost_device_irq::vfio::{
-    ClaimError, Data, DeviceSource, DeviceSupply, Host, InterruptError, Interrupts, Lost, MsixTable, NotYet,
-    SupplyError,
+    ClaimError, Data, DeviceSource, DeviceSupply, Host, InterruptError, Interrupts, Lost, NotYet, SupplyError,
 };
 use virtio_irq_proto::{IrqType, PciAddress, VectorRange};
 
@@ -45,8 +44,14 @@ fn igb() -> PciAddress {
     functions(0x8086, 0x10c9)[0]
 }
 
-/// By the igb's capability, as `lspci` shows it.
-const IGB_TABLE: MsixTable = MsixTable { bar: 3, offset: 0, entries: 10 };
+/// Entries of the igb's MSI-X table, which begins BAR 3, as `lspci` shows.
+fn igb_table(interrupts: &Interrupts, first: usize, count: usize) -> std::io::Result<Vec<Pair>> {
+    let mut words = vec![0; 4 * count];
+    interrupts.device().read_bar(3, 16 * first as u64, &mut words)?;
+    let pair =
+        |entry: &[u32]| Pair { address: u64::from(entry[1]) << 32 | u64::from(entry[0]), data: entry[2] };
+    Ok(words.chunks(4).map(pair).collect())
+}
 
 fn messages(function: PciAddress, irq_type: IrqType, count: u16) -> Result<Vec<Pair>, HostError> {
     let range = VectorRange::of_messages(irq_type, 0, count).unwrap();
@@ -172,12 +177,6 @@ fn intx_is_taken_from_the_owner_and_stays_masked_until_unmasked() {
     device.write32(0x64, 1);
     interrupts.unmask_intx().unwrap();
     assert!(quiet(&ours));
-    interrupts.mask_intx().unwrap();
-    device.write32(0x60, 1);
-    assert!(quiet(&ours));
-    interrupts.unmask_intx().unwrap();
-    assert_eq!(fired(&ours), [(0, 1)]);
-    device.write32(0x64, 1);
     interrupts.still_ours().unwrap();
     interrupts.release().unwrap();
     assert!(quiet(&theirs));
@@ -253,15 +252,15 @@ fn msix_vectors_of_igb_fire_and_their_table_is_read_through_vfio() {
     println!("MSI-X of igb: {info:?}");
     assert_eq!(interrupts.enable(IrqType::Msix, 1, 2048).unwrap(), 10);
     let events = eventfds(10);
-    println!("MSI-X table before: {:x?}", interrupts.device().read_msix_table(IGB_TABLE, 0, 10));
+    println!("MSI-X table before: {:x?}", igb_table(&interrupts, 0, 10));
     interrupts.arm(0, &borrowed(&events)).unwrap();
     interrupts.still_ours().unwrap();
-    let pairs = interrupts.device().read_msix_table(IGB_TABLE, 0, 10).unwrap();
+    let pairs = igb_table(&interrupts, 0, 10).unwrap();
     println!("MSI-X table: {pairs:x?}");
     assert_eq!(pairs.iter().map(|pair| (pair.address, pair.data)).collect::<BTreeSet<_>>().len(), 10);
-    assert_eq!(interrupts.device().read_msix_table(IGB_TABLE, 3, 2).unwrap(), pairs[3..5]);
-    let error = interrupts.device().read_msix_table(IGB_TABLE, 9, 2).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+    assert_eq!(igb_table(&interrupts, 3, 2).unwrap(), pairs[3..5]);
+    let error = igb_table(&interrupts, 1 << 20, 1).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "beyond the BAR: {error}");
     assert_eq!(messages(igb, IrqType::Msix, 10).unwrap(), pairs);
     prepare_igb(&device);
     fired(&events);
@@ -271,23 +270,23 @@ fn msix_vectors_of_igb_fire_and_their_table_is_read_through_vfio() {
     }
     // The guest turns memory decoding off: an error, not the end of the process.
     device.command(0, 2);
-    let error = interrupts.device().read_msix_table(IGB_TABLE, 0, 1).unwrap_err();
+    let error = igb_table(&interrupts, 0, 1).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EFAULT), "{error}");
     device.command(2, 0);
-    assert_eq!(interrupts.device().read_msix_table(IGB_TABLE, 0, 10).unwrap(), pairs);
+    assert_eq!(igb_table(&interrupts, 0, 10).unwrap(), pairs);
     // A reset of the function leaves the host's vectors and messages as they are.
     device.reset().unwrap();
     device.command(6, 0);
     interrupts.still_ours().unwrap();
-    assert_eq!(interrupts.device().read_msix_table(IGB_TABLE, 0, 10).unwrap(), pairs);
+    assert_eq!(igb_table(&interrupts, 0, 10).unwrap(), pairs);
     prepare_igb(&device);
     device.write32(0x1520, 1 << 7);
     assert_eq!(fired(&events), [(7, 1)]);
     interrupts.disarm(2..4).unwrap();
-    println!("entries 2 and 3 after: {:x?}", interrupts.device().read_msix_table(IGB_TABLE, 2, 2));
+    println!("entries 2 and 3 after: {:x?}", igb_table(&interrupts, 2, 2));
     let other = eventfds(1);
     interrupts.arm(3, &borrowed(&other)).unwrap();
-    assert_eq!(interrupts.device().read_msix_table(IGB_TABLE, 3, 1).unwrap(), pairs[3..4]);
+    assert_eq!(igb_table(&interrupts, 3, 1).unwrap(), pairs[3..4]);
     device.write32(0x1520, 1 << 3);
     assert_eq!(fired(&other), [(0, 1)]);
     assert!(quiet(&events));

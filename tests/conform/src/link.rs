@@ -18,9 +18,6 @@ pub const NEED_REPLY: u32 = 1 << 3;
 /// The feature bit that announces protocol features.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 
-/// The longest configuration space that one message carries.
-pub const MAX_CONFIG: u32 = 256;
-
 const MQ: u64 = 1;
 const REPLY_ACK: u64 = 1 << 3;
 const CONFIG: u64 = 1 << 9;
@@ -228,7 +225,7 @@ impl Link {
         self.tell(FrontendReq::SET_FEATURES, &features.to_ne_bytes(), &[])
     }
 
-    /// Reads bytes of the configuration space: at most [`MAX_CONFIG`] of them.
+    /// Reads bytes of the configuration space: at most 256 of them, which is what one message carries.
     ///
     /// # Errors
     /// The backend does not answer with as many.

@@ -54,7 +54,6 @@ pub enum Operation {
     Disarm,
     Disable,
     Raise,
-    Mask,
     Unmask,
 }
 
@@ -92,7 +91,6 @@ impl fmt::Display for Operation {
             Self::Disarm => "clear",
             Self::Disable => "disable",
             Self::Raise => "raise",
-            Self::Mask => "mask",
             Self::Unmask => "unmask",
         })
     }

@@ -33,27 +33,13 @@ impl<D: Ioctl> Interrupts<D> {
         Ok(())
     }
 
-    /// Masks INTx.
-    ///
-    /// # Errors
-    /// [`InterruptError::NotEnabled`] if it is not ours, or the ioctl failed.
-    pub fn mask_intx(&self) -> Result<(), InterruptError> {
-        self.require_intx()?;
-        self.simple(Operation::Mask, SetAction::Mask, IrqType::Intx, 0, 1)
-    }
-
     /// Lets INTx through again. If the function still asserts it, the eventfd is signalled at once.
     ///
     /// # Errors
-    /// As for [`Interrupts::mask_intx`].
+    /// [`InterruptError::NotEnabled`] if it is not ours, or the ioctl failed.
     pub fn unmask_intx(&self) -> Result<(), InterruptError> {
-        self.require_intx()?;
-        self.simple(Operation::Unmask, SetAction::Unmask, IrqType::Intx, 0, 1)
-    }
-
-    fn require_intx(&self) -> Result<(), InterruptError> {
         match self.irq_type()? {
-            IrqType::Intx => Ok(()),
+            IrqType::Intx => self.simple(Operation::Unmask, SetAction::Unmask, IrqType::Intx, 0, 1),
             _ => Err(InterruptError::NotEnabled { function: self.function }),
         }
     }

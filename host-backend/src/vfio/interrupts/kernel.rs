@@ -225,8 +225,8 @@ impl Kernel {
             (SetAction::Trigger, _) => {}
             (_, IrqType::Msi | IrqType::Msix) => return Err(libc::ENOTTY),
             _ if self.enabled != Some(IrqType::Intx) || count != 1 => return Err(libc::EINVAL),
-            (SetAction::Mask | SetAction::Unmask, IrqType::Intx) => {
-                self.masked = set.action == SetAction::Mask;
+            (SetAction::Unmask, IrqType::Intx) => {
+                self.masked = false;
                 return Ok(0);
             }
         }
