@@ -106,17 +106,19 @@ fn the_qemu_of_another_machine_is_not_believed() {
 #[test]
 fn a_qemu_that_says_nothing_keeps_neither_a_frontend_nor_the_end_waiting() {
     let bridge = bridge(Vec::new());
-    let silent = |stream: UnixStream| {
+    let (came, asked) = std::sync::mpsc::channel();
+    let silent = move |stream: UnixStream| {
+        came.send(()).unwrap();
         assert_eq!(BufReader::new(stream).read_line(&mut String::new()).unwrap(), 0);
     };
     let (_directory, path, server) = served(silent);
     let inquirer = inquirer(&bridge, &path, "/run/vm/irq.sock");
-    let start = Instant::now();
     bridge.attend();
+    asked.recv_timeout(LONG).unwrap();
+    let start = Instant::now();
     bridge.frontend_left();
     drop(inquirer);
-    // Qemu's patience is five times that.
+    // QEMU may take five times as long to answer.
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
-    drop(UnixStream::connect(&path));
     server.join().unwrap();
 }
