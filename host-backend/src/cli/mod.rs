@@ -320,7 +320,7 @@ impl DaemonArgs {
             (None, Some(transport)) => transport,
             (None, None) => return Ok(()),
         };
-        let inquirer = match (self.inquiry(), vmm) {
+        let inquirer = match (self.inquiry(&transport), vmm) {
             (Some(inquiry), Some(vmm)) => Some(Inquirer::start(inquiry, vmm, &bridge, admission.clone())?),
             _ => None,
         };
@@ -332,9 +332,9 @@ impl DaemonArgs {
     }
 
     /// What is to be asked of QEMU.
-    fn inquiry(&self) -> Option<Inquiry> {
-        let (qmp, socket) = (self.qmp.clone()?, self.socket_path.clone());
-        Some(Inquiry { qmp, socket, everything: self.devices.is_empty() })
+    fn inquiry(&self, transport: &Transport) -> Option<Inquiry> {
+        let everything = self.devices.is_empty();
+        Some(Inquiry { qmp: self.qmp.clone()?, socket: transport.path(), everything })
     }
 
     /// Gives up what is not needed from here on. Returns what opens the rest, if there may be anything to open.

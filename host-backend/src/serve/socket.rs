@@ -4,11 +4,15 @@
 use crate::sys;
 use rustix::fs::{FileType, Mode, Stat, lstat};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, getsockname, socket_with, sockopt,
+};
 use rustix::process::umask;
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use tracing::warn;
@@ -78,6 +82,16 @@ impl Transport {
     /// As there.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         Listening::bind(path).map(Self::Listening)
+    }
+
+    /// Where the socket is in the file system, as whoever made it said. An accepted connection has the name of its listener.
+    pub fn path(&self) -> Option<PathBuf> {
+        let fd = match self {
+            Self::Listening(listening) => listening.as_fd(),
+            Self::Connected(frontend) => frontend.as_fd(),
+        };
+        let name = SocketAddrUnix::try_from(getsockname(fd).ok()?).ok()?;
+        Some(PathBuf::from(OsStr::from_bytes(name.path_bytes()?)))
     }
 
     /// Takes over a socket that the process inherited: a connected one, or one that listens.
@@ -179,4 +193,23 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
         Err(errno) => return Err(unusable(errno)),
     }
     std::fs::remove_file(path).map_err(|source| SocketError::Create { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_socket_knows_the_name_that_it_was_given() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("irq.sock");
+        let listening = Listening::bind(&path).unwrap();
+        let _frontend = UnixStream::connect(&path).unwrap();
+        let accepted = listening.listener_socket().unwrap().accept().unwrap().0;
+        assert_eq!(Transport::Connected(accepted.into()).path(), Some(path.clone()));
+        assert_eq!(Transport::Listening(listening).path(), Some(path));
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert_eq!(Transport::Connected(ours.into()).path(), None);
+    }
 }
