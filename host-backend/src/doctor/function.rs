@@ -8,7 +8,7 @@ use super::report::{Facts, Finding, Mark, Subject, Verdict};
 use super::{Tree, cards, names};
 use crate::device::Pair;
 use crate::host::Isolation;
-use crate::host::linux::{MsiState, MsixState, OpenError, Registry, Survey};
+use crate::host::linux::{Evidence, MsiState, MsixState, OpenError, Registry, Survey};
 use crate::vfio::{DeviceSource, DeviceSupply};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -171,9 +171,12 @@ impl Patient<'_> {
     }
 
     fn isolation(&mut self, survey: &Survey) {
-        match (survey.isolation.isolation, &survey.isolation.chip) {
-            (Isolation::Isolated, chip) => {
-                let why = chip.as_ref().map(|chip| format!(", by {} of interrupt {}", chip.name, chip.irq));
+        match (survey.isolation.isolation, &survey.isolation.evidence) {
+            (Isolation::Isolated, evidence) => {
+                let why = evidence.as_ref().map(|evidence| match evidence {
+                    Evidence::Chip { irq, name } => format!(", by {name} of interrupt {irq}"),
+                    Evidence::Node(its) => format!(", by the ITS {its} of the device tree"),
+                });
                 let text = format!("yes{}", why.unwrap_or_default());
                 self.facts.add(Mark::Good, "isolated", text, json!(true));
             }

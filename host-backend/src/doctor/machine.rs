@@ -3,7 +3,7 @@
 
 use super::report::{Facts, Finding, Mark, Subject, Verdict};
 use super::{Tree, qemu};
-use crate::host::linux::{Chip, Platform, Survey};
+use crate::host::linux::{Evidence, Platform, Survey};
 use serde_json::json;
 
 /// Kinds of IOMMUs, by the names that their drivers give them in `/sys/class/iommu`.
@@ -22,7 +22,7 @@ pub(super) struct Machine {
     pub(super) platform: Platform,
     pub(super) iommu: Option<IommuKind>,
     units: Vec<String>,
-    chip: Option<Chip>,
+    isolating: Option<Evidence>,
     /// The machine's own verdict, for its functions.
     pub(super) subject: Subject,
 }
@@ -53,16 +53,16 @@ impl Machine {
     pub(super) fn examine(tree: &Tree) -> Self {
         let units = tree.list("sys/class/iommu");
         let iommu = units.first().map(|unit| IommuKind::of(unit));
-        let chip = Survey::isolating_chip(&tree.sysfs);
+        let isolating = Survey::isolating(&tree.sysfs);
         let subject = Subject::new("", "", Facts::default(), Vec::new(), Verdict::Works);
-        let mut machine = Self { platform: tree.sysfs.platform(), iommu, units, chip, subject };
+        let mut machine = Self { platform: tree.sysfs.platform(), iommu, units, isolating, subject };
         machine.subject = machine.describe(tree);
         machine
     }
 
     /// Whether the platform looks interrupt messages up in a table.
     pub(super) fn remaps(&self) -> bool {
-        self.chip.is_some()
+        self.isolating.is_some()
     }
 
     fn describe(&self, tree: &Tree) -> Subject {
@@ -111,14 +111,18 @@ impl Machine {
 
     fn remapping(&self, tree: &Tree, facts: &mut Facts, findings: &mut Vec<Finding>) {
         let name = if self.platform == Platform::Arm64 { "ITS" } else { "interrupt remapping" };
-        if let Some(Chip { irq, name: chip }) = &self.chip {
-            let text = format!("on: interrupt {irq}'s chip is {chip} (/sys/kernel/irq/{irq}/chip_name)");
-            facts.add(
-                Mark::Good,
-                "interrupt remapping",
-                text,
-                json!({ "on": true, "irq": irq, "chip": chip }),
-            );
+        if let Some(evidence) = &self.isolating {
+            let (text, value) = match evidence {
+                Evidence::Chip { irq, name } => (
+                    format!("on: interrupt {irq}'s chip is {name} (/sys/kernel/irq/{irq}/chip_name)"),
+                    json!({ "on": true, "irq": irq, "chip": name }),
+                ),
+                Evidence::Node(its) => (
+                    format!("on: the device tree has the ITS {its}, which no function uses now"),
+                    json!({ "on": true, "its": its }),
+                ),
+            };
+            facts.add(Mark::Good, "interrupt remapping", text, value);
             return;
         }
         let (mark, text, finding) = self.why_no_remapping(tree, name);

@@ -62,6 +62,13 @@ pub(super) const HOST: &[Known] = &[
                  device's DMA window fits the guest's memory",
     },
     Known {
+        words: &["arm-smmu-v3", "F_TRANSLATION"],
+        meaning: "the SMMU blocked a DMA access, or an interrupt message: one whose iova= is a doorbell, in the region msi of \
+                  the function's group or where its guest has one, is a message, which is what virtio-irq cures",
+        advice: "if it is a message: run `vhost-device-irq doctor --guest` in the guest. Otherwise see that the \
+                 device's DMA window fits the guest's memory",
+    },
+    Known {
         words: &["No irq handler for"],
         meaning: "a message raised a vector that nobody uses: an unchecked message of a guest, or one of a vector \
                   that just went",
@@ -184,6 +191,9 @@ mod tests {
         let dma = "DMAR: [DMA Write NO_PASID] Request device [02:00.0] fault addr 0xfffc0000 [fault reason 0x05] PTE \
                    Write access is not set";
         assert_eq!(known(HOST, dma), Some("DMAR: [DMA"));
+        let translation = "arm-smmu-v3 9050000.smmuv3: event: F_TRANSLATION client: 0000:00:02.0 sid: 0x10 ssid: 0x0 \
+                           iova: 0x8000040 ipa: 0x0";
+        assert_eq!(known(HOST, translation), Some("arm-smmu-v3"));
         let southbridge = "AMD-Vi: [Firmware Bug]: : No southbridge IOAPIC found";
         let found = HOST.iter().find(|known| known.matches(southbridge)).map(|known| known.words[1]);
         assert_eq!(found, Some("No southbridge IOAPIC found"));

@@ -12,34 +12,38 @@
 //!   the machine.
 //! - arm64: an ITS looks messages up by the device id that the bus carries, and is the one MSI parent that claims
 //!   isolation (`IRQ_DOMAIN_FLAG_ISOLATED_MSI` in drivers/irqchip/irq-gic-v3-its.c). Its chips begin with `ITS`;
-//!   those of the GICv2m frame, which checks nothing, do not.
+//!   those of the GICv2m frame, which checks nothing, do not. An ITS has chips only for functions that use interrupts
+//!   at the moment, so where there is none the device tree decides ([`its`]).
 //!
 //! If the function has interrupts already, their chips decide: they are what its messages go through. On both
 //! platforms the message names a slot of a table that stays the vector's for as long as the vector is enabled;
 //! affinity changes rewrite the table, not the message. That makes an isolated function's messages stable.
 
+use super::its;
 use super::sysfs::{Function, Platform, Sysfs};
 use crate::host::Isolation;
 use std::fs;
 use std::path::Path;
 
-/// A verdict, and the interrupt chip that it rests on.
+/// A verdict, and what it rests on.
 #[derive(Debug)]
 pub(crate) struct Finding {
     pub(crate) isolation: Isolation,
-    /// The chip that isolates, or nothing if none was found.
-    pub(crate) chip: Option<Chip>,
+    /// What isolates, or nothing if nothing was found.
+    pub(crate) evidence: Option<Evidence>,
 }
 
-/// An interrupt, by its number, and the name of its chip.
+/// What shows that messages are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Chip {
-    pub(crate) irq: String,
-    pub(crate) name: String,
+pub(crate) enum Evidence {
+    /// An interrupt, by its number, and the name of its chip.
+    Chip { irq: String, name: String },
+    /// An ITS, by its path in the device tree.
+    Node(String),
 }
 
 pub(super) fn of(sysfs: &Sysfs, function: &Function) -> Finding {
-    let missing = |reason| Finding { isolation: Isolation::Missing(reason), chip: None };
+    let missing = |reason| Finding { isolation: Isolation::Missing(reason), evidence: None };
     let group = function.path().join("iommu_group");
     if !group.exists() {
         return missing("it is in no IOMMU group: no IOMMU translates for it");
@@ -49,23 +53,33 @@ pub(super) fn of(sysfs: &Sysfs, function: &Function) -> Finding {
     }
     let reason = match sysfs.platform() {
         Platform::X86 => "interrupt remapping is off on this host",
-        Platform::Arm64 => "this host has no ITS",
+        Platform::Arm64 => "no ITS of this host is seen to check its interrupts",
         Platform::Other => {
             return missing("whether this architecture checks interrupt messages is not known here");
         }
     };
     let own = entries(&function.path().join("msi_irqs"));
-    let chip = if own.is_empty() { of_machine(sysfs) } else { isolating(sysfs, own) };
-    let isolation = if chip.is_some() { Isolation::Isolated } else { Isolation::Missing(reason) };
-    Finding { isolation, chip }
+    let evidence = if own.is_empty() {
+        let its = || if sysfs.platform() == Platform::Arm64 { its::of(sysfs, function) } else { None };
+        any_chip(sysfs).or_else(|| its().map(Evidence::Node))
+    } else {
+        isolating(sysfs, own)
+    };
+    let isolation = if evidence.is_some() { Isolation::Isolated } else { Isolation::Missing(reason) };
+    Finding { isolation, evidence }
 }
 
-/// A chip of the machine that isolates whatever is behind it, if there is one.
-pub(super) fn of_machine(sysfs: &Sysfs) -> Option<Chip> {
+/// What of the machine isolates whatever is behind it, if anything does.
+pub(super) fn of_machine(sysfs: &Sysfs) -> Option<Evidence> {
+    let its = || if sysfs.platform() == Platform::Arm64 { its::of_machine(sysfs) } else { None };
+    any_chip(sysfs).or_else(|| its().map(Evidence::Node))
+}
+
+fn any_chip(sysfs: &Sysfs) -> Option<Evidence> {
     isolating(sysfs, entries(&sysfs.join("kernel/irq")))
 }
 
-fn isolating(sysfs: &Sysfs, interrupts: Vec<String>) -> Option<Chip> {
+fn isolating(sysfs: &Sysfs, interrupts: Vec<String>) -> Option<Evidence> {
     let prefix = match sysfs.platform() {
         Platform::X86 => "IR-",
         Platform::Arm64 => "ITS",
@@ -75,7 +89,7 @@ fn isolating(sysfs: &Sysfs, interrupts: Vec<String>) -> Option<Chip> {
     interrupts.sort_by_key(|irq| irq.parse().unwrap_or(u32::MAX));
     interrupts.into_iter().find_map(|irq| {
         let name = read(&sysfs.join("kernel/irq").join(&irq).join("chip_name"))?;
-        name.starts_with(prefix).then_some(Chip { irq, name })
+        name.starts_with(prefix).then_some(Evidence::Chip { irq, name })
     })
 }
 

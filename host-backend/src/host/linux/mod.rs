@@ -11,13 +11,14 @@ mod config;
 mod failing_kernel;
 mod interrupts;
 mod isolation;
+mod its;
 mod msix;
 mod survey;
 mod sysfs;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use isolation::Chip;
+pub(crate) use isolation::Evidence;
 pub(crate) use survey::{MsiState, MsixState, Registry, Survey};
 pub use sysfs::{Platform, Sysfs};
 

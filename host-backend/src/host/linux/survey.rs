@@ -3,7 +3,7 @@
 
 use super::capability::{self, Capabilities, MsiCapability, MsixCapability};
 use super::config::ConfigFile;
-use super::isolation::{self, Chip, Finding};
+use super::isolation::{self, Evidence, Finding};
 use super::sysfs::Function;
 use super::{OpenError, Registers, Sysfs};
 use crate::device::Pair;
@@ -74,8 +74,8 @@ impl Survey {
         Ok(survey)
     }
 
-    /// A chip of the machine that isolates interrupts, if there is one.
-    pub(crate) fn isolating_chip(sysfs: &Sysfs) -> Option<Chip> {
+    /// What of the machine isolates interrupts, if anything does.
+    pub(crate) fn isolating(sysfs: &Sysfs) -> Option<Evidence> {
         isolation::of_machine(sysfs)
     }
 }

@@ -500,11 +500,57 @@ mod isolation {
     #[test]
     fn on_arm64_is_the_its() {
         let tree = tree();
-        assert_eq!(tree.isolation(Platform::Arm64), Isolation::Missing("this host has no ITS"));
+        assert_eq!(
+            tree.isolation(Platform::Arm64),
+            Isolation::Missing("no ITS of this host is seen to check its interrupts")
+        );
         tree.write("kernel/irq/24/chip_name", "ITS-PCI-MSIX-0010:3b:02.5\n");
         assert_eq!(tree.isolation(Platform::Arm64), Isolation::Isolated);
         tree.write("kernel/irq/24/chip_name", "GICv2m-PCI-MSI-0010:3b:02.5\n");
         assert!(matches!(tree.isolation(Platform::Arm64), Isolation::Missing(_)));
+    }
+
+    /// `msi-map`: requester ids 0x3b00 to 0x3bff go to the controller 0x8002, those from 0x3c00 on to 0x8003.
+    #[test]
+    fn on_arm64_without_interrupts_is_what_the_device_tree_gives_the_function() {
+        const MAP: [u32; 8] = [0x3b00, 0x8002, 0x3b00, 0x100, 0x3c00, 0x8003, 0x3c00, 0x100];
+        let tree = tree();
+        let cells = |path: &str, cells: &[u32]| {
+            tree.write(path, "");
+            let bytes: Vec<u8> = cells.iter().flat_map(|cell| cell.to_be_bytes()).collect();
+            fs::write(tree.path(path), bytes).unwrap();
+        };
+        let seen = || tree.isolation(Platform::Arm64) == Isolation::Isolated;
+        let its = "firmware/devicetree/base/intc@8000000/its@8080000";
+        let frame = "firmware/devicetree/base/intc@8000000/v2m@8020000";
+        tree.write(&format!("{its}/compatible"), "arm,gic-v3-its\0");
+        cells(&format!("{its}/phandle"), &[0x8002]);
+        tree.write(&format!("{frame}/compatible"), "arm,gic-v2m-frame\0");
+        cells(&format!("{frame}/phandle"), &[0x8003]);
+        let map = format!("bus/pci/devices/{ADDRESS}/of_node/msi-map");
+        assert!(!seen());
+        cells(&map, &MAP);
+        assert!(seen());
+        assert!(matches!(tree.isolation(Platform::X86), Isolation::Isolated), "by its chip");
+
+        // The next bus, the frame that checks nothing, and a controller that is switched off.
+        cells(&map, &MAP[4..]);
+        assert!(!seen());
+        cells(&map, &[0x3b00, 0x8003, 0x3b00, 0x100]);
+        assert!(!seen());
+        cells(&map, &MAP[..4]);
+        tree.write(&format!("{its}/status"), "disabled\0");
+        assert!(!seen());
+        fs::remove_file(tree.path(&format!("{its}/status"))).unwrap();
+
+        // A bridge without a map of its own, below one that has a parent.
+        fs::remove_file(tree.path(&map)).unwrap();
+        cells("bus/pci/devices/of_node/msi-parent", &[0x8002]);
+        assert!(seen());
+        // What the function's interrupts go through now is better known.
+        tree.write("kernel/irq/24/chip_name", "GICv2m-PCI-MSI-0010:3b:02.5\n");
+        tree.write(&format!("bus/pci/devices/{ADDRESS}/msi_irqs/24"), "msi\n");
+        assert!(!seen());
     }
 
     #[test]

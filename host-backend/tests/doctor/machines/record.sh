@@ -13,10 +13,14 @@ text() {
 	[ -z "$(tail -c 1 "$1" 2>/dev/null | tr -d '\n')" ] || echo
 }
 
+bytes() {
+	od -An -v -tx1 -N"$2" "$1" | sed 's/^ */|/'
+}
+
 hex() {
 	[ -r "$1" ] || return 0
 	echo "hex ${1#/}"
-	od -An -v -tx1 -N"$2" "$1" | sed 's/^ */|/'
+	bytes "$1" "$2"
 }
 
 link() {
@@ -24,7 +28,7 @@ link() {
 	echo "link ${1#/} $(readlink "$1")"
 }
 
-function() {
+describe() {
 	device=/sys/bus/pci/devices/$1
 	for name in vendor device subsystem_vendor subsystem_device class revision reset_method power_state irq enable; do
 		text "$device/$name"
@@ -33,6 +37,13 @@ function() {
 	for name in driver iommu_group iommu; do link "$device/$name"; done
 	for irq in "$device"/msi_irqs/*; do text "$irq"; done
 	for vfio in "$device"/vfio-dev/*; do [ -d "$vfio" ] && echo "dir ${vfio#/}"; done
+	# The device tree's, which stands at the host bridge: as the function's own, since a recording has no bridges.
+	bridge=$(readlink -f "$device")
+	while [ "$bridge" != / ] && [ ! -e "$bridge/of_node/msi-map" ]; do bridge=$(dirname "$bridge"); done
+	if [ "$bridge" != / ]; then
+		echo "hex ${device#/}/of_node/msi-map"
+		bytes "$bridge/of_node/msi-map" 256
+	fi
 	[ -e "$device/iommu_group" ] || return 0
 	group=/sys/kernel/iommu_groups/$(basename "$(readlink "$device/iommu_group")")
 	for name in name type reserved_regions; do text "$group/$name"; done
@@ -60,6 +71,10 @@ done
 for table in DMAR IVRS IORT; do
 	[ -e "/sys/firmware/acpi/tables/$table" ] && echo "text sys/firmware/acpi/tables/$table"
 done
+find /sys/firmware/devicetree/base/ -name compatible 2>/dev/null | while read -r compatible; do
+	grep -q arm,gic-v3-its "$compatible" || continue
+	for property in compatible phandle status; do hex "$(dirname "$compatible")/$property" 64; done
+done
 for chip in /sys/kernel/irq/*/chip_name; do text "$chip"; done
 for driver in vfio-pci; do [ -d "/sys/bus/pci/drivers/$driver" ] && echo "dir sys/bus/pci/drivers/$driver"; done
 text /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts
@@ -70,7 +85,7 @@ for program in /usr/bin/qemu-system-x86_64 /usr/bin/qemu-system-aarch64 /usr/lib
 	echo "text ${program#/}"
 	"$program" --version | head -1 | sed 's/^/|/'
 done
-for address in "$@"; do function "$address"; done
+for address in "$@"; do describe "$address"; done
 for process in /proc/[0-9]*; do
 	files=$(ls -l "$process/fd" 2>/dev/null | sed -n 's|.* \([0-9]*\) -> \(/dev/vfio/.*\)|\1 \2|p')
 	[ -n "$files" ] || continue
