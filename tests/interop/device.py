@@ -16,7 +16,7 @@ import socket
 import struct
 import sys
 
-from irq import EVENT, NATIVE, SPACE, Device, Function
+from irq import EVENT, NATIVE, Device, Function
 
 # Feature bits, protocol features, flags of descriptors
 INDIRECT_DESC, PROTOCOL_FEATURES, VERSION_1 = 1 << 28, 1 << 30, 1 << 32
@@ -129,6 +129,7 @@ class Session:
             11: lambda: self.get_base(*struct.unpack("=II", payload)),
             12: lambda: self.set_eventfd("kick", payload, descriptors),
             13: lambda: self.set_eventfd("call", payload, descriptors),
+            14: lambda: self.leave_alone(descriptors),
             15: lambda: struct.pack("=Q", MQ | REPLY_ACK | CONFIG),
             16: lambda: self.set_protocol_features(*struct.unpack("=Q", payload)),
             17: lambda: struct.pack("=Q", len(self.rings)),
@@ -155,7 +156,7 @@ class Session:
 
     def get_config(self, payload):
         offset, size, _ = struct.unpack("=III", payload[:12])
-        return payload[:12] + SPACE.ljust(offset + size, b"\0")[offset : offset + size]
+        return payload[:12] + self.device.space().ljust(offset + size, b"\0")[offset : offset + size]
 
     def set_memory(self, payload, descriptors):
         self.regions = []
@@ -172,6 +173,11 @@ class Session:
     def set_eventfd(self, field, payload, descriptors):
         (index,) = struct.unpack("=Q", payload)
         setattr(self.ring(index & 0xFF), field, descriptors[0] if descriptors else None)
+
+    def leave_alone(self, descriptors):
+        """Errors are not reported."""
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     def set_address(self, index, _flags, table, used, available, _log):
         ring = self.ring(index)
@@ -223,10 +229,10 @@ class Session:
             ring.parts = None
 
     def work_one(self, ring, serve):
-        _, available, used = ring.parts
+        available = ring.parts[1]
         (index,) = struct.unpack("<H", self.read(available + 2, 2))
         ahead = (index - ring.next) % 0x10000
-        if ahead == 0 or (serve == self.report and not (self.device.events or self.device.ready)):
+        if ahead == 0 or (serve == self.report and not self.device.has_news()):
             return False
         (head,) = struct.unpack("<H", self.read(available + 4 + 2 * (ring.next % ring.size), 2))
         if ahead > ring.size or head >= ring.size:
@@ -236,12 +242,17 @@ class Session:
             length = serve(*self.chain(ring, head))
         except Invalid:
             length = 0
+        self.complete(ring, head, length)
+        return True
+
+    def complete(self, ring, head, length):
+        """Gives a chain back."""
+        used = ring.parts[2]
         self.write(used + 4 + 8 * (ring.used % ring.size), struct.pack("<II", head, length))
         ring.used = (ring.used + 1) % 0x10000
         self.write(used + 2, struct.pack("<H", ring.used))
         if ring.call is not None:
             os.eventfd_write(ring.call, 1)
-        return True
 
     def serve(self, readable, writable):
         """Answers a request, and returns the used length."""
@@ -303,23 +314,26 @@ def listen(path):
     return listener
 
 
-def main():
-    msi = [Function(number, (1, 32, 0), 0x30 + 8 * number) for number in (3, 4, 5, 6)]
-    msix = [Function(number, (1, 1, 10)) for number in (9, 10, 11, 12)]
-    device = Device(msi + msix)
-    front_ends, host = listen(sys.argv[1]), listen(sys.argv[1] + ".host")
-    print("listening", flush=True)
+def obey(host, device):
+    """Lets happen what one connection to the host's socket says. There will be more."""
+    peer, _ = host.accept()
+    with peer, peer.makefile("rw") as line:
+        device.happen(*line.readline().split())
+        line.write("done\n")
+    return True
+
+
+def serve(front_ends, begin, operator, act):
+    """Serves front ends, one after another, each with the session that `begin` makes of it; `act` is called whenever `operator` is
+    readable, and says whether to go on."""
     session = None
     while True:
-        ready, _, _ = select.select([host, *(session.waits_for() if session else [front_ends])], [], [])
-        if host in ready:
-            peer, _ = host.accept()
-            with peer, peer.makefile("rw") as line:
-                device.happen(*line.readline().split())
-                line.write("done\n")
+        ready, _, _ = select.select([operator, *(session.waits_for() if session else [front_ends])], [], [])
+        if operator in ready and not act():
+            return
         if session is None:
             if front_ends in ready:
-                session = Session(front_ends.accept()[0], device)
+                session = begin(front_ends.accept()[0])
         else:
             try:
                 stays = session.go_on(ready)
@@ -328,6 +342,15 @@ def main():
             if not stays:
                 session.leave()
                 session = None
+
+
+def main():
+    msi = [Function(number, (1, 32, 0), 0x30 + 8 * number) for number in (3, 4, 5, 6)]
+    msix = [Function(number, (1, 1, 10)) for number in (9, 10, 11, 12)]
+    device = Device(msi + msix)
+    front_ends, host = listen(sys.argv[1]), listen(sys.argv[1] + ".host")
+    print("listening", flush=True)
+    serve(front_ends, lambda peer: Session(peer, device), host, lambda: obey(host, device))
 
 
 if __name__ == "__main__":

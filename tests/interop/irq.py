@@ -29,16 +29,17 @@ def require(condition, status):
 class Function:
     """A simulated function, and its place on the host."""
 
-    def __init__(self, number, vectors, guest_address=None):
+    def __init__(self, number, vectors, guest_address=None, ids=None):
         self.number, self.vectors = number, vectors
         self.guest_address = guest_address
+        self.ids = ids or (0x1234, 0x100 + number, 0x1234, 1, 0x02000001)
         self.moved = 0
         self.fails = self.gone = False
 
     def listed(self):
         flags = 0b11010 | (self.guest_address is not None)
-        ids = (0x1234, 0x100 + self.number, 0x1234, 1, 0x02000001)
-        return struct.pack("<HHIHHHHIHHH6x", self.number, flags, self.guest_address or 0, *ids, *self.vectors)
+        place = self.guest_address or 0
+        return struct.pack("<HHIHHHHIHHH6x", self.number, flags, place, *self.ids, *self.vectors)
 
     def pair(self, irq_type, vector):
         """One address and data that counts up for MSI, a pair of its own for each entry of MSI-X."""
@@ -75,6 +76,10 @@ class Device:
         self.told, self.sources = {}, {}
         # Events other than interrupts, and the sources whose interrupts wait, each in its order.
         self.events, self.ready = [], []
+
+    def space(self):
+        """The configuration space."""
+        return SPACE
 
     # What happens on the host
 
@@ -130,6 +135,9 @@ class Device:
             source.function.fails = False
         self.ready = [source for source in self.ready if source not in sources]
         self.events = [event for event in self.events if event[1] not in sources]
+
+    def has_news(self):
+        return bool(self.events or self.ready)
 
     def next_events(self, most):
         """Up to that many records, which are told by this."""

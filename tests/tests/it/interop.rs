@@ -6,15 +6,17 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::num::NonZeroU16;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 use virtio_irq_conform::{Action, PATIENCE, Provoke, ProvokeError, Verdict, check};
 use virtio_irq_proto::{Allocate, Delivery, Event, FunctionId, IrqType, Layout, SourceId, VectorRange};
 use virtio_irq_tests::Daemon;
-use virtio_irq_userspace::{Driver, Options};
+use virtio_irq_userspace::{Driver, DriverError, Options};
 
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/interop/first_contact.py");
 const DEVICE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/interop/device.py");
+const LIAR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/interop/liar.py");
 const ANNEX: &str = include_str!("../../../spec/annex-vhost-user.md");
 
 /// The line after which the client waits for an interrupt of its second source.
@@ -141,4 +143,70 @@ fn a_device_written_from_the_text_passes_the_checker() {
     assert!(report.passed(), "{}{}", report.table(false), report.details());
     let held = report.findings.iter().filter(|found| found.verdict == Verdict::Held).count();
     assert!(held >= 67, "{held}: {}", report.table(true));
+}
+
+/// The device in Python that lies. It ends with its standard input.
+struct Liar {
+    input: ChildStdin,
+    output: BufReader<ChildStderr>,
+    directory: TempDir,
+}
+
+impl Liar {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new("python3");
+        command.arg(LIAR).arg("irq.sock").current_dir(directory.path());
+        let mut child =
+            command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("python3 is there");
+        let (input, output) = (child.stdin.take().unwrap(), child.stderr.take().unwrap());
+        let mut liar = Self { input, output: BufReader::new(output), directory };
+        assert_eq!(liar.line(), "listening");
+        liar
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn tell(&mut self, line: &str) -> String {
+        writeln!(self.input, "{line}").unwrap();
+        self.line()
+    }
+
+    /// A driver that does not wait for long allocates sources and looks for their events.
+    fn is_used(&self) -> Result<usize, DriverError> {
+        let options = Options { timeout: Duration::from_millis(300), ..Options::default() };
+        let mut driver = Driver::connect(&self.directory.path().join("irq.sock"), options)?;
+        driver.functions()?;
+        let wanted = Allocate {
+            function: FunctionId(3),
+            irq_type: IrqType::Msi,
+            layout: Layout::Contiguous,
+            least: NonZeroU16::MIN,
+            most: NonZeroU16::new(8).unwrap(),
+            first: 2,
+            delivery: Delivery::Event,
+        };
+        let given = driver.allocate(wanted)?.len();
+        driver.events(Duration::ZERO)?;
+        Ok(given)
+    }
+}
+
+#[test]
+fn our_driver_outlives_every_lie_of_a_device() {
+    let mut liar = Liar::start();
+    let lies = liar.tell("lies");
+    assert!(lies.split(' ').count() >= 50, "{lies}");
+    for lie in lies.split(' ') {
+        liar.tell(&format!("lie {lie}"));
+        // An error or not: it returns, and does not panic.
+        let used = liar.is_used();
+        let told = liar.tell("lie none");
+        assert_ne!(told, "told 0", "{lie} was not told; {used:?}");
+        assert_eq!(liar.is_used().unwrap(), 8, "after {lie}");
+    }
 }
