@@ -61,9 +61,20 @@ fn a_client_written_from_the_text_works_and_the_session_in_the_text_is_what_happ
     );
 }
 
-/// The device in Python, at a socket of its own. Killed when dropped.
+/// Killed when dropped.
+struct Python(Child);
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        // Both fail only for a process that has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The device in Python, at a socket of its own.
 struct Foreign {
-    child: Child,
+    _process: Python,
     directory: TempDir,
 }
 
@@ -77,7 +88,7 @@ impl Foreign {
         let mut said = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
         assert_eq!(said, "listening\n");
-        Self { child, directory }
+        Self { _process: Python(child), directory }
     }
 
     fn socket(&self) -> PathBuf {
@@ -94,14 +105,6 @@ impl Provoke for Foreign {
         host.read_to_string(&mut done).map_err(failed)?;
         assert_eq!(done, "done\n", "{action}");
         Ok(())
-    }
-}
-
-impl Drop for Foreign {
-    fn drop(&mut self) {
-        // Both fail only for a process that has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -145,8 +148,9 @@ fn a_device_written_from_the_text_passes_the_checker() {
     assert!(held >= 67, "{held}: {}", report.table(true));
 }
 
-/// The device in Python that lies. It ends with its standard input.
+/// The device in Python that lies.
 struct Liar {
+    _process: Python,
     input: ChildStdin,
     output: BufReader<ChildStderr>,
     directory: TempDir,
@@ -160,7 +164,7 @@ impl Liar {
         let mut child =
             command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("python3 is there");
         let (input, output) = (child.stdin.take().unwrap(), child.stderr.take().unwrap());
-        let mut liar = Self { input, output: BufReader::new(output), directory };
+        let mut liar = Self { _process: Python(child), input, output: BufReader::new(output), directory };
         assert_eq!(liar.line(), "listening");
         liar
     }
