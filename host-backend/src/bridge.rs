@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
 use tracing::warn;
 use virtio_irq_proto::wire;
 use virtio_irq_proto::{FunctionId, IrqType, VectorRange};
@@ -35,6 +36,8 @@ pub struct Bridge {
     deliveries: Deliveries,
     /// Held from the core's word that a source pauses or goes on until it does.
     watching: Mutex<()>,
+    /// A time, for whom any will do.
+    began: Instant,
     lookout: Lookout,
     counters: Counters,
     observer: OnceLock<Observer>,
@@ -67,6 +70,7 @@ impl Bridge {
             functions: RwLock::new(hosts.collect()),
             deliveries: Deliveries::new().map_err(BridgeError::Deliveries)?,
             watching: Mutex::default(),
+            began: Instant::now(),
             lookout: Lookout::new().map_err(BridgeError::Deliveries)?,
             counters: Counters::default(),
             observer: OnceLock::new(),

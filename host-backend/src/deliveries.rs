@@ -21,7 +21,7 @@ pub const BATCH: usize = 256;
 /// `epoll_wait` that waits for it, and no system call more. The counter behind an eventfd has 64 bits and does not fill up.
 #[derive(Debug)]
 pub struct Deliveries {
-    epoll: OwnedFd,
+    epoll: Arc<OwnedFd>,
     /// Ends one wait.
     bell: OwnedFd,
     triggers: Mutex<Triggers>,
@@ -99,6 +99,7 @@ impl Deliveries {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
+        let epoll = Arc::new(epoll);
         Ok(Self { epoll, bell, triggers: Mutex::default(), count: AtomicUsize::new(0) })
     }
 
@@ -196,6 +197,11 @@ impl Deliveries {
         let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
     }
 
+    /// Where others than [`Deliveries::ring`] can end a wait.
+    pub(crate) fn bells(&self) -> Bells {
+        Bells(Arc::clone(&self.epoll))
+    }
+
     /// Gives `sink` those of the signals whose sources did not end since.
     pub fn give(&self, signals: Signals<'_>, mut sink: impl FnMut(Signal)) {
         let triggers = self.triggers();
@@ -214,6 +220,33 @@ impl Deliveries {
     }
 }
 
+/// See [`Deliveries::bells`].
+#[derive(Clone, Debug)]
+pub(crate) struct Bells(Arc<OwnedFd>);
+
+/// An eventfd that ends a wait whenever it is signalled, as long as this is there.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    at: Bells,
+    eventfd: OwnedFd,
+}
+
+impl Bells {
+    /// If it is signalled already, that ends the present wait or the next one.
+    pub(crate) fn add(&self, eventfd: BorrowedFd<'_>) -> io::Result<Bell> {
+        let eventfd = eventfd.try_clone_to_owned()?;
+        epoll::add(&*self.0, &eventfd, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
+        Ok(Bell { at: self.clone(), eventfd })
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        // Closing is not enough: it is a duplicate, and the original is somebody else's.
+        let _ = epoll::delete(&*self.at.0, &self.eventfd);
+    }
+}
+
 impl Triggers {
     /// Whatever signalled this, if it is there still.
     fn of(&self, signal: Signal) -> Option<&Trigger> {
@@ -221,7 +254,7 @@ impl Triggers {
     }
 }
 
-/// What the bell is marked with. A source would have to be the last of all ids, which is beyond every quota.
+/// What bells are marked with. A source would have to be the last of all ids, which is beyond every quota.
 const BELL: u64 = u64::MAX;
 
 fn mark(source: SourceId, epoch: u32) -> EventData {
@@ -318,6 +351,22 @@ mod tests {
             deliveries.give(signals, |signal| panic!("{signal:?}"));
             assert!(deliveries.take(&mut room).unwrap().is_empty());
         }
+    }
+
+    #[test]
+    fn a_bell_of_somebody_else_rings_until_it_is_taken_away() {
+        let deliveries = Deliveries::new().unwrap();
+        let (eventfd, mut room) = (eventfd(0, EventfdFlags::NONBLOCK).unwrap(), Room::new());
+        signal(&eventfd);
+        let bell = deliveries.bells().add(eventfd.as_fd()).unwrap();
+        for _ in 0..2 {
+            deliveries.give(deliveries.wait(&mut room).unwrap(), |signal| panic!("{signal:?}"));
+            assert!(deliveries.take(&mut room).unwrap().is_empty());
+            signal(&eventfd);
+        }
+        drop(bell);
+        signal(&eventfd);
+        assert!(deliveries.take(&mut room).unwrap().is_empty());
     }
 
     #[test]

@@ -288,7 +288,7 @@ fn a_source_that_fires_at_once_is_told_after_the_reply_that_gives_it() {
 fn events_do_not_wait_for_what_the_host_does_for_a_request() {
     let host = Host::start();
     let mut vm = Vm::connect(&host.socket);
-    offer(&mut vm, &[16, 16, 16, 16]);
+    offer(&mut vm, &[16]);
     assert_eq!(vm.ask(&allocate(0, 2), 64)[..2], OK);
     let (called, was_called) = channel();
     let (go_on, goes_on) = channel();
@@ -300,16 +300,24 @@ fn events_do_not_wait_for_what_the_host_does_for_a_request() {
     vm.send(&allocate(7, 1), 64);
     was_called.recv_timeout(LONG).unwrap();
     assert!(host.functions[1].fire(0), "what it allocates fires already");
-    for (number, vector) in [(0, 1u8), (1, 0), (2, 1)] {
+    for vector in [1, 0, 0, 1, 0, 1, 1, 0u8] {
         assert!(host.functions[0].fire(vector.into()));
-        assert_eq!(vm.wait_used(EVENTS), (number, 16));
-        assert_eq!(buffer(&vm, number.into())[..16], interrupt(0, vector));
+        assert_eq!(vm.wait_used(EVENTS), (0, 16));
+        assert_eq!(buffer(&vm, 0)[..16], interrupt(0, vector));
+        // Two that find no buffer, until there are some again.
+        (0..2).for_each(|vector| assert!(host.functions[0].fire(vector)));
+        vm.write(page(20), &[0; 16]);
+        for _ in 0..2 {
+            vm.submit(EVENTS, &[0]);
+            assert_eq!(vm.wait_used(EVENTS), (0, 16));
+        }
+        vm.submit(EVENTS, &[0]);
     }
     assert_eq!(vm.take_used(REQUESTS), None, "the host is not done");
     go_on.send(()).unwrap();
     assert_eq!(vm.reply(64)[..2], OK);
-    assert_eq!(vm.wait_used(EVENTS), (3, 16));
-    assert_eq!(buffer(&vm, 3)[..16], interrupt(7, 2));
+    assert_eq!(vm.wait_used(EVENTS), (0, 16));
+    assert_eq!(buffer(&vm, 0)[..16], interrupt(7, 2));
     host.stop();
 }
 
@@ -462,6 +470,7 @@ fn a_storm_is_held_to_its_limit_and_holds_nobody_else_up() {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 host.functions[1].fire(0);
+                std::thread::yield_now();
             }
         });
         // Each of them comes, however little of the machine is left for this test.
@@ -477,8 +486,11 @@ fn a_storm_is_held_to_its_limit_and_holds_nobody_else_up() {
     let most = 5 + (PER_SECOND as f32 * began.elapsed().as_secs_f32()) as u32 + 1;
     assert!((5..=most).contains(&storms), "{storms} of at most {most}");
     // What fired when it might not is told when it may.
-    assert_eq!(next(&mut vm), 0);
-    host.functions[1].fire(0);
-    assert_eq!(next(&mut vm), 0);
+    for _ in 0..2 {
+        for _ in 0..20 {
+            host.functions[1].fire(0);
+        }
+        assert_eq!(next(&mut vm), 0);
+    }
     host.stop();
 }

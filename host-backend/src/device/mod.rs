@@ -299,7 +299,12 @@ impl Device {
         self.sources.limit(limit);
     }
 
-    /// A source fired at `now`: an eventfd of it was signalled. Without a limit the time means nothing.
+    /// Whether what [`Device::fired`] is told of the time means anything.
+    pub fn is_rate_limited(&self) -> bool {
+        self.sources.is_limited()
+    }
+
+    /// A source fired at `now`: an eventfd of it was signalled.
     pub fn fired(&mut self, source: SourceId, now: Instant) -> Watch {
         self.sources.fired(source, now)
     }

@@ -366,6 +366,7 @@ impl VhostUserBackend for Session {
     ) -> io::Result<()> {
         let [requests, events] = vrings else { return Ok(()) };
         self.rings.get_or_init(|| [requests.clone(), events.clone()]);
+        events.tell_kicks(|| self.bridge.deliveries().bells());
         if let (Some(ring), Some(epoll)) = (vrings.get(usize::from(device_event)), self.epoll.get()) {
             ring.watch_edges(epoll.as_fd(), device_event);
         }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A vring that survives what a guest or a frontend sets it up with.
 
+use crate::deliveries::{Bell, Bells};
 use crate::sys::borrow;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -8,8 +9,8 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, QueueT};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
@@ -31,6 +32,9 @@ pub struct Ring {
     owed: Arc<AtomicBool>,
     /// The worker hears of each kick once, whether or not its eventfd is read. Becomes true under the lock of the ring.
     edges: Arc<AtomicBool>,
+    /// Who hears of each kick beside the worker, and what they hear of it while the ring runs.
+    bells: Arc<OnceLock<Bells>>,
+    bell: Arc<Mutex<Option<Bell>>>,
 }
 
 impl Ring {
@@ -84,6 +88,25 @@ impl Ring {
         self.edges.store(watched.is_ok(), Ordering::Relaxed);
     }
 
+    /// Has somebody else hear of the kicks of this queue as well, from now on: the worker can be busy.
+    pub(super) fn tell_kicks(&self, bells: impl FnOnce() -> Bells) {
+        if self.bells.get().is_none() {
+            let state = self.inner.get_ref();
+            self.bells.get_or_init(bells);
+            self.hang_bell(&state);
+        }
+    }
+
+    /// To be called with the lock of the ring after each change of what it depends on.
+    fn hang_bell(&self, state: &VringState<Memory>) {
+        let Some(bells) = self.bells.get() else { return };
+        let runs = state.get_queue().ready() && state.is_enabled();
+        let kick = state.get_kick().as_ref().filter(|_| runs);
+        // Where it fails, the worker is there still.
+        let bell = kick.and_then(|kick| bells.add(borrow(kick)).ok());
+        *self.bell.lock().unwrap_or_else(PoisonError::into_inner) = bell;
+    }
+
     fn check<T>(&self, result: Result<T, QueueError>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
@@ -116,6 +139,8 @@ impl VringT<Memory> for Ring {
             faulty: Arc::default(),
             owed: Arc::default(),
             edges: Arc::default(),
+            bells: Arc::default(),
+            bell: Arc::default(),
         })
     }
 
@@ -152,6 +177,7 @@ impl VringT<Memory> for Ring {
         let mut state = self.inner.get_mut();
         state.set_enabled(enabled);
         self.edges.store(false, Ordering::Relaxed);
+        self.hang_bell(&state);
     }
 
     /// Addresses come from the guest's driver.
@@ -188,8 +214,10 @@ impl VringT<Memory> for Ring {
 
     /// GET_VRING_BASE takes the ring down: the next set-up starts afresh.
     fn set_queue_ready(&self, ready: bool) {
-        self.inner.set_queue_ready(ready);
+        let mut state = self.inner.get_mut();
+        state.get_queue_mut().set_ready(ready);
         self.edges.store(false, Ordering::Relaxed);
+        self.hang_bell(&state);
         if !ready {
             self.faulty.store(false, Ordering::Relaxed);
             self.owed.store(false, Ordering::Relaxed);
@@ -200,6 +228,7 @@ impl VringT<Memory> for Ring {
     fn set_kick(&self, file: Option<File>) {
         self.inner.set_kick(file.and_then(|file| usable_event(file).ok()));
         self.edges.store(false, Ordering::Relaxed);
+        self.hang_bell(&self.inner.get_ref());
     }
 
     /// Says whether the ring is enabled. That the kick cannot be read is no reason to end the worker: an event that

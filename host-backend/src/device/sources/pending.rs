@@ -21,6 +21,10 @@ impl Sources {
         self.limit = Some(limit);
     }
 
+    pub(in crate::device) fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
     /// A source fired. One that the driver does not hold any more fired too late, and is ignored.
     pub(in crate::device) fn fired(&mut self, id: SourceId, now: Instant) -> Watch {
         let Some(Some(slot)) = self.slots.get_mut(index(id)) else { return Watch::On };
