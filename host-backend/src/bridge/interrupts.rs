@@ -13,8 +13,8 @@ use std::time::Instant;
 use tracing::warn;
 
 impl Bridge {
-    /// Tells the device core which sources fired until now, all of them. Returns whether there are events to tell.
-    pub fn collect(&self) -> bool {
+    /// Tells the device core which sources fired until now, all of them.
+    pub fn collect(&self) {
         let mut room = Room::new();
         // With more sources than there is room for, those that go on firing could keep this from its end.
         for _ in 0..=self.deliveries.count() / BATCH {
@@ -30,7 +30,6 @@ impl Bridge {
                 }
             }
         }
-        self.device().has_events()
     }
 
     /// Waits until a source fires and tells the device core which did, or until somebody

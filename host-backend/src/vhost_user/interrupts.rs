@@ -53,7 +53,10 @@ impl Session {
         while !self.ending.load(Ordering::Acquire) {
             let has_events = match progress {
                 Progress::Done => self.bridge.wait(),
-                Progress::More => self.bridge.collect(),
+                Progress::More => {
+                    self.bridge.collect();
+                    self.bridge.device().has_events()
+                }
             };
             // There is no source before the first request, with which the rings come; but signals of an earlier frontend's
             // can come as long as somebody else has their eventfds open.

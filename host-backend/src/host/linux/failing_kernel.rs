@@ -182,7 +182,7 @@ impl Guest {
     }
 
     fn events(&self) -> Vec<Event> {
-        while self.bridge.collect() {}
+        self.bridge.collect();
         let mut device = self.bridge.device();
         let events = device.next_events(usize::MAX);
         device.events_taken(events.len());
