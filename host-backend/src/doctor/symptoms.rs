@@ -188,6 +188,9 @@ mod tests {
         let source = "DMAR: [INTR-REMAP] Request device [02:00.0] fault index 0x2b [fault reason 0x26] Blocked an \
                       interrupt request due to source-id verification failure";
         assert_eq!(known(HOST, source), Some("INTR-REMAP"));
+        // Xen's own log, which its dom0's does not have: `xl dmesg`.
+        let xen = "(XEN) [VT-D]INTR-REMAP: reason 25 - Blocked a compatibility format interrupt request";
+        assert_eq!(known(HOST, xen), Some("INTR-REMAP: reason 25"));
         let dma = "DMAR: [DMA Write NO_PASID] Request device [02:00.0] fault addr 0xfffc0000 [fault reason 0x05] PTE \
                    Write access is not set";
         assert_eq!(known(HOST, dma), Some("DMAR: [DMA"));

@@ -133,15 +133,36 @@ fn a_machine_whose_kernel_does_not_use_its_iommu() {
 
 #[test]
 fn an_arm_host_with_an_its() {
-    let report = says("arm64-smmu", &["01:00.0", "00:05.0"], 0);
-    assert_eq!(report["functions"][0]["facts"]["enabled"][0]["meaning"], "ITS doorbell 0x8000040, event 8");
+    let report = says("arm64-smmu", &["00:03.0", "00:04.0"], 0);
+    assert_eq!(report["functions"][0]["facts"]["enabled"][0]["meaning"], "ITS doorbell 0x8000040, event 0");
     assert_eq!(report["functions"][1]["facts"]["interrupts"]["msix"], 10);
+}
+
+/// An ITS has interrupts only while somebody uses some.
+#[test]
+fn an_arm_host_whose_functions_are_idle() {
+    let tree = unpack("arm64-smmu");
+    for irq in fs::read_dir(tree.path("sys/kernel/irq")).unwrap().flatten() {
+        if fs::read_to_string(irq.path().join("chip_name")).unwrap().starts_with("ITS") {
+            fs::remove_dir_all(irq.path()).unwrap();
+        }
+    }
+    let function = "sys/bus/pci/devices/0000:00:03.0";
+    fs::remove_dir_all(tree.path(function).join("msi_irqs")).unwrap();
+    let output = doctor(&tree, &["00:03.0"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(output).contains("yes, by the ITS /intc@8000000/its@8080000 of the device tree"));
+    fs::remove_file(tree.path(function).join("of_node/msi-map")).unwrap();
+    assert_eq!(doctor(&tree, &["00:03.0"]).status.code(), Some(4));
 }
 
 #[test]
 fn a_xen_host_cannot() {
-    let report = says("xen-dom0", &["02:00.0"], 4);
+    let report = says("xen-dom0", &["00:05.0", "00:07.0"], 4);
     assert_eq!(report["verdict"], "cannot");
+    // What dom0 sees of a function of its own is what Xen programmed.
+    let meaning = &report["functions"][1]["facts"]["enabled"][0]["meaning"];
+    assert_eq!(meaning, "VT-d remappable, table entry 0x18");
 }
 
 #[test]
