@@ -43,6 +43,23 @@ pub fn resident_kib(process: u32) -> io::Result<u64> {
     status_field(&PathBuf::from(format!("/proc/{process}/status")), "VmRSS:")
 }
 
+/// What of its resident memory no file is behind, so that nobody shares it, in KiB.
+///
+/// # Errors
+/// There is no such process.
+pub fn anonymous_kib(process: u32) -> io::Result<u64> {
+    status_field(&PathBuf::from(format!("/proc/{process}/status")), "RssAnon:")
+}
+
+/// The processes that the main thread of a process started and that are there still.
+///
+/// # Errors
+/// There is no such process, or the kernel does not tell (`CONFIG_PROC_CHILDREN`).
+pub fn children(process: u32) -> io::Result<Vec<u32>> {
+    let children = read_to_string(format!("/proc/{process}/task/{process}/children"))?;
+    Ok(children.split_whitespace().filter_map(|id| id.parse().ok()).collect())
+}
+
 /// How often the threads of a process have gone to sleep of their own accord, which is as often as they were woken.
 ///
 /// # Errors

@@ -265,6 +265,13 @@ fn idle(of: &Value) -> String {
         "less than 6 MiB",
     ]);
     table.add_row(["resident memory with a guest", &mib("resident_kib_with_guest"), "less than 6 MiB"]);
+    // Null where the kernel does not tell of children.
+    let opener = &of["opener"];
+    if opener.is_object() {
+        let [all, own] = ["resident_kib", "anonymous_kib"].map(|key| number(&opener[key]) / 1024.0);
+        let memory = format!("{all:.1} MiB, {own:.1} MiB of it its own");
+        table.add_row(["resident memory of the process that opens devices for it", &memory, ""]);
+    }
     let wakeups = format!(
         "{} in {:.0} s, {:.1} a minute",
         of["wakeups"],
