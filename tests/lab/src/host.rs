@@ -70,9 +70,10 @@ impl Host {
     ) -> Result<Self> {
         let logs = layout.logs(name);
         clear_logs(&logs)?;
-        let modules = modules::closure(layout, machine.modules())?;
+        let mut modules = modules::closure(layout, machine.modules())?;
+        modules.extend_from_slice(machine.own_modules());
         let images = Layout::images(name);
-        let payload = [modules.as_slice(), std::slice::from_ref(&artifacts.daemon)].concat();
+        let payload = [&modules[..], std::slice::from_ref(&artifacts.daemon), machine.files()].concat();
         initramfs::write(&layout.outside(&images.join(HOST_IMAGE)), &artifacts.agent, &payload)?;
         // The daemon's program is also the doctor that looks at a guest from inside.
         let daemon = std::slice::from_ref(&artifacts.daemon);

@@ -17,6 +17,9 @@ const QUICK: &[&str] = &["quiet", "cryptomgr.notests", "pci=lastbus=0,noearly", 
 /// The kernel would panic if a busy machine did not let the emulated timer tick in time.
 const PATIENT: &[&str] = &["no_timer_check"];
 
+/// Whatever the kernel would warn of is a failure of what runs on it.
+const PANIC_ON_WARNING: &str = "panic_on_warn=1";
+
 /// A board without what would be probed and is not used.
 const Q35: &str = "q35,sata=off,smbus=off,i8042=off,hpet=off";
 
@@ -34,10 +37,13 @@ pub struct Machine {
     cpu: &'static str,
     memory: u32,
     cpus: u32,
-    iommu: &'static Iommu,
+    iommu: Option<&'static Iommu>,
     devices: Vec<String>,
     wifi_cards: Vec<String>,
     modules: Vec<&'static str>,
+    own_modules: Vec<PathBuf>,
+    files: Vec<PathBuf>,
+    extra: Vec<String>,
     arguments: Vec<String>,
     channels: usize,
     guest_files: Vec<PathBuf>,
@@ -53,13 +59,32 @@ impl Machine {
             memory: 2048,
             // With a second one, what GUEST_CPU is about happens all the time: each kick from its thread is one too many.
             cpus: 1,
-            iommu,
+            iommu: Some(iommu),
             devices: Vec::new(),
             wifi_cards: Vec::new(),
             modules: vec!["9p", "9pnet_virtio", "vfio-pci", "vfio_iommu_type1", "kvm-amd"],
+            own_modules: Vec::new(),
+            files: Vec::new(),
+            extra: Vec::new(),
             arguments: vec![iommu.argument.to_owned()],
             channels: 1,
             guest_files: Vec::new(),
+        }
+    }
+
+    /// A machine with two processors that is nobody's host: no IOMMU, no VFIO, no KVM. It stands for a guest whose devices are all
+    /// beside it. Whatever its kernel would warn of makes it panic, which ends it.
+    #[must_use]
+    pub fn bare() -> Self {
+        Self {
+            cpu: "max",
+            memory: 512,
+            cpus: 2,
+            iommu: None,
+            modules: vec!["9p", "9pnet_virtio"],
+            arguments: vec![PANIC_ON_WARNING.to_owned()],
+            channels: 0,
+            ..Self::new(&Iommu::VTD)
         }
     }
 
@@ -67,6 +92,20 @@ impl Machine {
     #[must_use]
     pub fn device(mut self, device: &str) -> Self {
         self.devices.push(device.to_owned());
+        self
+    }
+
+    /// Appends arguments for QEMU.
+    #[must_use]
+    pub fn with(mut self, arguments: impl IntoIterator<Item = String>) -> Self {
+        self.extra.extend(arguments);
+        self
+    }
+
+    /// Puts files into its boot image.
+    #[must_use]
+    pub fn carrying(mut self, files: &[PathBuf]) -> Self {
+        self.files.extend_from_slice(files);
         self
     }
 
@@ -81,6 +120,14 @@ impl Machine {
     #[must_use]
     pub fn guest_file(mut self, path: PathBuf) -> Self {
         self.guest_files.push(path);
+        self
+    }
+
+    /// Lets these modules, in this order, take the place of the stock ones of VFIO.
+    #[must_use]
+    pub fn vfio_modules(mut self, modules: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.modules.retain(|module| !module.starts_with("vfio"));
+        self.own_modules.extend(modules);
         self
     }
 
@@ -108,9 +155,19 @@ impl Machine {
         &self.guest_files
     }
 
-    /// The modules that its kernel loads.
+    /// The modules of its kernel's package that it loads.
     pub(crate) fn modules(&self) -> &[&'static str] {
         &self.modules
+    }
+
+    /// What goes into its boot image besides modules and the daemon.
+    pub(crate) fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// What its kernel loads after these, that is not of its package.
+    pub(crate) fn own_modules(&self) -> &[PathBuf] {
+        &self.own_modules
     }
 
     /// How many guests can run at a time.
@@ -126,10 +183,12 @@ impl Machine {
             .pair("-accel", "tcg,tb-size=1024")
             .pair("-cpu", self.cpu)
             .pair("-smp", self.cpus)
-            .pair("-m", self.memory)
-            .pair("-device", self.iommu.device);
-        for event in self.iommu.events {
-            line.pair("-trace", event);
+            .pair("-m", self.memory);
+        if let Some(iommu) = self.iommu {
+            line.pair("-device", iommu.device);
+            for event in iommu.events {
+                line.pair("-trace", event);
+            }
         }
         kernel(&mut line, initramfs, &self.arguments);
         line.pair("-no-reboot", "")
@@ -146,6 +205,7 @@ impl Machine {
         for device in &self.devices {
             line.pair("-device", device);
         }
+        line.0.extend(self.extra.iter().cloned());
         line.0
     }
 }
@@ -161,13 +221,15 @@ pub struct Guest {
     pub assigned: Vec<String>,
     /// Further arguments for QEMU.
     pub extra: Vec<String>,
+    /// What QEMU's command line is given to, if it is not run as it is.
+    pub launcher: Vec<String>,
 }
 
 impl Guest {
     /// A guest without any assigned function.
     #[must_use]
     pub fn plain() -> Self {
-        Self { memory: 128, channel: 0, assigned: Vec::new(), extra: Vec::new() }
+        Self { memory: 128, channel: 0, assigned: Vec::new(), extra: Vec::new(), launcher: Vec::new() }
     }
 
     /// Assigns a function of the host, seen by the guest at slot `at`, which has the form `06.0`. `options` are further ones
@@ -186,12 +248,18 @@ impl Guest {
         self
     }
 
+    /// Lets this program start QEMU, and become it: QEMU's command line is appended to its own.
+    #[must_use]
+    pub fn launched_by(mut self, launcher: impl IntoIterator<Item = String>) -> Self {
+        self.launcher.extend(launcher);
+        self
+    }
+
     pub(crate) fn arguments(&self, initramfs: &str) -> Vec<String> {
-        let mut line = Line::default();
+        let mut line = Line(self.launcher.clone());
         line.0.push("qemu-system-x86_64".to_owned());
         line.pair("-machine", Q35).pair("-accel", "kvm").pair("-cpu", GUEST_CPU).pair("-m", self.memory);
-        // Whatever the kernel would warn of is a failure of what runs on it.
-        kernel(&mut line, initramfs, &["panic_on_warn=1".to_owned()]);
+        kernel(&mut line, initramfs, &[PANIC_ON_WARNING.to_owned()]);
         line.pair("-device", serial(1))
             // A port of the host is no terminal and no pair of pipes, and QEMU opens it as both directions in one.
             .pair("-chardev", format!("pipe,id=channel,path=/dev/virtio-ports/{}", channel(self.channel)))

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::program::{self, in_tree};
 use crate::progress::Stage;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What the build and the check of patches need besides a compiler.
 const TOOLS: &[&str] = &["patch", "perl"];
@@ -32,8 +32,8 @@ pub(crate) fn for_drivers(layout: &Layout) -> Result<[String; 2]> {
         apt(&tree, &log, &[&["install", "--yes", "--no-install-recommends"], TOOLS].concat())?;
         let other = other(&tree, &own, &log)?;
         let common = other.trim_end_matches("-amd64");
+        source(layout, &own)?;
         // Installing the headers would install the kernel as well.
-        fetch(&tree, BACKPORTS, &[format!("linux-source-{}", series(&own))], &log)?;
         let headers = [format!("linux-headers-{other}"), format!("linux-headers-{common}-common")];
         let rest = [format!("linux-kbuild-{common}"), format!("linux-source-{}", series(&other))];
         fetch(&tree, BACKPORTS, &[headers, rest].concat(), &log)?;
@@ -42,6 +42,18 @@ pub(crate) fn for_drivers(layout: &Layout) -> Result<[String; 2]> {
     })?;
     let other = other(&tree, &own, &log)?;
     Ok([series(&own), series(&other)])
+}
+
+/// Puts the source of the machines' kernel `release` into the tree, unless it is there, and returns where the tree sees it.
+pub(super) fn source(layout: &Layout, release: &str) -> Result<PathBuf> {
+    let (tree, log) = (layout.tree(), layout.logs("provision").join("drivers.log"));
+    let package = format!("linux-source-{}", series(release));
+    let archive = Path::new("/usr/src").join(format!("{package}.tar.xz"));
+    if !layout.outside(&archive).is_file() {
+        apt(&tree, &log, &["update"])?;
+        fetch(&tree, BACKPORTS, &[package], &log)?;
+    }
+    Ok(archive)
 }
 
 /// The kernel that apt knows besides the one in the tree.

@@ -4,6 +4,7 @@
 //! The tree is made once, in steps. A step counts when it is complete; a tree whose step was broken off is thrown away, so
 //! that nothing half-made is ever used.
 
+mod cdev;
 mod drivers;
 mod kernel;
 mod room;
@@ -11,6 +12,7 @@ mod sources;
 mod steps;
 mod tree;
 
+pub(crate) use cdev::character_devices;
 pub(crate) use drivers::for_drivers;
 pub(crate) use kernel::{IMAGE, release};
 

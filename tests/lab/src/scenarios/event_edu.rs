@@ -4,10 +4,11 @@
 
 use super::daemon::Daemon;
 use super::edu::{self, Edu};
+use super::edu_source::{self, VECTOR};
 use super::functions::{EDU, guest_with};
-use super::kernels::{guest_is_well, host_is_well, power_off, start_guest};
+use super::kernels::{guest_is_well, host_is_well, start_guest};
 use super::{Common, NOBODYS_PAIR, SOON, Sabotage, Scenario, Stand, text_of};
-use crate::checks::{Row, Unmet, expect};
+use crate::checks::expect;
 use crate::error::Result;
 use crate::host::{Host, RunningGuest};
 use crate::iommu::Iommu;
@@ -16,33 +17,22 @@ use std::time::Duration;
 /// The guest's modules. The client leaves MSI off.
 const MODULES: &[&str] = &["virtio_irq", "virtio_irq_edu msi=0"];
 
-/// How many interrupts are sent, and in how many at a time. edu takes a tenth of a second for each.
+/// How many interrupts are sent. edu takes a tenth of a second for each.
 const MANY: u64 = 1000;
-const SERIES: u64 = 20;
 
 /// Interrupts that are sent where they are to become one or none, or a few are enough.
 const FEW: u64 = 3;
-
-/// What vfio-pci calls the function's vector.
-const VECTOR: &str = "vfio-msi[0]";
 
 pub(super) const VTD: Scenario = Scenario {
     name: "vtd-event-edu",
     summary: "virtio-irq delivers a vector of its own allocation: VT-d, SET_IRQS on the VMM's device, QEMU's edu",
     iommu: &Iommu::VTD,
     checks: &[
-        "source-is-one-vector-of-the-host",
         "masked-fires-once-after-unmask",
         "freed-is-silent-and-leaves-no-vector",
         "allocated-anew-works",
-        "vmm-that-left-leaves-no-vector",
     ],
     sabotages: &[
-        Sabotage {
-            name: "native-instead",
-            what: "the guest enables its own MSI instead of allocating a source",
-            fails: "source-is-one-vector-of-the-host",
-        },
         Sabotage {
             name: "keep-unmasked",
             what: "the source is not masked",
@@ -58,13 +48,8 @@ pub(super) const VTD: Scenario = Scenario {
             what: "the device is not told the new source's message but one that is nobody's",
             fails: "allocated-anew-works",
         },
-        Sabotage {
-            name: "vmm-stays",
-            what: "the VMM is still there when it is looked what it left",
-            fails: "vmm-that-left-leaves-no-vector",
-        },
     ],
-    common: &[Common::KERNELS, Common::DAEMON, edu::EVERY_ONE],
+    common: &[Common::KERNELS, Common::DAEMON, edu_source::COMMON, edu::EVERY_ONE],
     unsettled: None,
     limit: Duration::from_secs(600),
     run: |stand| stand.on_host(VTD.name, &[EDU], |stand, host| play(stand, host, MANY)),
@@ -83,79 +68,16 @@ fn play(stand: &mut Stand<'_>, host: &Host, many: u64) -> Result<()> {
     let daemon = Daemon::start(host, "daemon", &[EDU.spec_with_vfio()])?;
     let guest = Daemon::serve(host, guest_with(&[EDU]))?;
     let guest = start_guest(host, "qemu", &guest, MODULES)?;
-    allocated(stand, host, &guest)?;
-    every_one_arrives(stand, host, &guest, many)?;
+    edu_source::allocated(stand, host, &guest)?;
+    edu_source::every_one_arrives(stand, host, &guest, many)?;
     masked(stand, host, &guest)?;
     freed(stand, host, &guest)?;
     anew(stand, host, &guest)?;
     guest_is_well(stand, &guest, 1)?;
-    gone(stand, host, &daemon, guest)?;
+    edu_source::gone(stand, host, &daemon, guest, 1)?;
     daemon.leaks_nothing(stand, host, 1)?;
     daemon.leaves(stand)?;
     host_is_well(stand, host, stand.iommu.freed.kernel())
-}
-
-/// The host has one vector of the function, which is the daemon's, and the guest is told the message that is programmed.
-fn allocated(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
-    let edu = Edu::new(guest.agent());
-    let native = stand.sabotaged("native-instead");
-    stand.report.check("source-is-one-vector-of-the-host", &guest.agent().kernel_log(), || {
-        let before = host.vfio_requested(EDU.host)?;
-        if native {
-            edu.enable_msi(true)?;
-        } else {
-            edu.allocate_source(true)?;
-        }
-        let own = edu.own_msi_enabled()?;
-        let told = edu.program("host")?;
-        let there = host.msi(EDU.host)?;
-        let requested = host.vfio_requested(EDU.host)?;
-        let names: Vec<_> = requested.iter().map(|it| it.name.as_str()).collect();
-        let seen = format!(
-            "before {} MSI vectors; then {names:?}, told {told}, the host's configuration space has {}; the guest's own MSI is {}",
-            before.iter().filter(|it| it.name == VECTOR).count(),
-            there.pair,
-            if own { "on" } else { "off" },
-        );
-        expect(!own && names == [VECTOR] && there.enabled && told == there.pair, seen)
-    })
-}
-
-fn every_one_arrives(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest, many: u64) -> Result<()> {
-    let edu = Edu::new(guest.agent());
-    let (less, more) = (stand.sabotaged("lost-interrupt"), stand.sabotaged("doubled-interrupt"));
-    let many = SERIES * stand.times("each-interrupt-runs-the-handler-once", many / SERIES);
-    let (mut sent, mut handled) = (0, 0);
-    stand.report.check("each-interrupt-runs-the-handler-once", &guest.agent().kernel_log(), || {
-        let before = host.vfio_interrupts(EDU.host)?;
-        for series in 0..many / SERIES {
-            let change = u64::from(series == 0);
-            let count = SERIES + change * u64::from(more) - change * u64::from(less);
-            let arrived = edu.fire(count)?;
-            sent += count;
-            handled += arrived;
-            if arrived != SERIES {
-                return Err(Unmet::Seen(format!(
-                    "handler ran {arrived} times in a series, {SERIES} expected"
-                )));
-            }
-        }
-        let there = host.vfio_interrupts(EDU.host)? - before;
-        let seen = format!("written {sent} times; handler ran {handled}, host {there}; {many} expected");
-        expect(handled == many && there == many, seen)
-    })?;
-    stand.report.row(Row {
-        situation: "delivered by virtio-irq".into(),
-        function: EDU.guest.into(),
-        vector: "MSI 0".into(),
-        guest_pair: "-".into(),
-        host_pair: host.msi(EDU.host)?.pair.to_string(),
-        written: edu.programmed()?.to_string(),
-        sent,
-        handled,
-        outcome: Row::outcome(sent, handled),
-    });
-    Ok(())
 }
 
 /// However often it fires, and the host sees it each time.
@@ -213,27 +135,4 @@ fn anew(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> 
         let seen = format!("{pair} written {FEW} times, the host has {there}; handler ran {handled}");
         expect(handled == FEW && pair == there, seen)
     })
-}
-
-/// The guest is switched off with its source allocated.
-fn gone(stand: &mut Stand<'_>, host: &Host, daemon: &Daemon, guest: RunningGuest) -> Result<()> {
-    let stays = stand.sabotaged("vmm-stays");
-    let guest = if stays {
-        Some(guest)
-    } else {
-        power_off(guest)?;
-        None
-    };
-    stand.report.check("vmm-that-left-leaves-no-vector", &daemon.log(), || {
-        if !stays {
-            daemon.has_seen_off(host, 1)?;
-        }
-        let requested = host.vfio_requested(EDU.host)?;
-        let seen = format!(
-            "the host's /proc/interrupts has {:?}",
-            requested.iter().map(|it| &it.name).collect::<Vec<_>>()
-        );
-        expect(requested.is_empty(), seen)
-    })?;
-    guest.map_or(Ok(()), power_off)
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The functions that guests get.
 
+use crate::host::payload;
 use crate::iommu::Iommu;
 use crate::machine::{Guest, Machine};
 
@@ -66,6 +67,14 @@ pub(super) const XHCI: Function = Function {
 };
 
 impl Function {
+    /// The machine with it.
+    pub(super) fn add_to(&self, machine: Machine) -> Machine {
+        match self.emulation {
+            Emulation::Device(device) => machine.device(device),
+            Emulation::WifiCard(slot) => machine.wifi_card(slot),
+        }
+    }
+
     /// The daemon's `--device` for it, without its VFIO device.
     pub(super) fn spec(&self) -> String {
         format!("{},guest={}", self.host, self.guest.trim_start_matches("0000:"))
@@ -74,6 +83,11 @@ impl Function {
     /// The daemon's `--device` for it, with the VFIO device of the VMM.
     pub(super) fn spec_with_vfio(&self) -> String {
         format!("{},vfio=pidfile:{PIDFILE}", self.spec())
+    }
+
+    /// The daemon's `--device` for it, whose VFIO device the daemon opens and lends at the socket `loan`.
+    pub(super) fn spec_lent(&self, loan: &str) -> String {
+        format!("{},vfio=cdev:{loan}", self.spec())
     }
 
     /// Its directory in sysfs as the guest has it.
@@ -93,10 +107,7 @@ impl Function {
 
 /// An emulated host with this IOMMU and these functions.
 pub(super) fn machine_with(iommu: &'static Iommu, functions: &[Function]) -> Machine {
-    functions.iter().fold(Machine::new(iommu), |machine, function| match function.emulation {
-        Emulation::Device(device) => machine.device(device),
-        Emulation::WifiCard(slot) => machine.wifi_card(slot),
-    })
+    functions.iter().fold(Machine::new(iommu), |machine, function| function.add_to(machine))
 }
 
 /// A guest with these functions assigned to it.
@@ -106,4 +117,16 @@ pub(super) fn guest_with(functions: &[Function]) -> Guest {
     let qmp = format!("unix:{QMP},server=on,wait=off");
     let options = ["-pidfile", PIDFILE, "-qmp", &qmp].map(str::to_owned);
     functions.iter().fold(Guest::plain(), assign).with(options)
+}
+
+/// A guest with a function that a daemon lends at the socket `loan`.
+pub(super) fn guest_borrowing(function: Function, loan: &str) -> Guest {
+    let loan = format!("{loan},addr={}", function.slot());
+    guest_with(&[]).launched_by([
+        payload("vhost-device-irq"),
+        "exec".into(),
+        "--vfio".into(),
+        loan,
+        "--".into(),
+    ])
 }

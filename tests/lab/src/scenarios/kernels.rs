@@ -2,7 +2,7 @@
 //! The kernels of a scenario: that they are what it needs, and well at its end.
 
 use super::functions::Function;
-use super::{SOON, Stand, text_of};
+use super::{SOON, Sabotage, Stand, text_of};
 use crate::agent::Agent;
 use crate::checks::expect;
 use crate::error::{Error, Result};
@@ -14,6 +14,13 @@ use virtio_irq_lab_agent::{End, Operation};
 /// What a kernel logs when something is wrong with it; the last two are VT-d's and AMD-Vi's faults.
 const TROUBLE: &[&str] =
     &["WARNING:", "BUG:", "Oops", "Kernel panic", "Call Trace:", "fault reason", "Event logged"];
+
+/// The sabotage of [`host_is_well`].
+pub(super) const HOST_WARNS: Sabotage = Sabotage {
+    name: "host-warns",
+    what: "a line that looks like a kernel warning is written to the host's log",
+    fails: "host-kernel-is-well",
+};
 
 /// Enough for a guest's kernel to panic and start again.
 const RESTART: Duration = Duration::from_secs(150);
@@ -51,19 +58,29 @@ pub(super) fn start_guest(
 
 /// Loads modules in a guest; parameters follow the name.
 pub(super) fn load(guest: &RunningGuest, modules: &[&str]) -> Result<()> {
+    load_in(guest.agent(), modules)
+}
+
+/// As [`load`], in any machine.
+pub(super) fn load_in(agent: &Agent, modules: &[&str]) -> Result<()> {
     let load = |module: &&str| {
         let (name, parameters) = module.split_once(' ').unwrap_or((module, ""));
         let operation = Operation::LoadModule { name: name.to_owned(), parameters: parameters.to_owned() };
-        guest.agent().perform(operation)
+        agent.perform(operation)
     };
     modules.iter().try_for_each(load)
 }
 
 /// Unloads modules that [`load`] loaded, the last first.
 pub(super) fn unload(guest: &RunningGuest, modules: &[&str]) -> Result<()> {
+    unload_in(guest.agent(), modules)
+}
+
+/// As [`unload`], in any machine.
+pub(super) fn unload_in(agent: &Agent, modules: &[&str]) -> Result<()> {
     let unload = |module: &&str| {
         let name = module.split(' ').next().unwrap_or(module).to_owned();
-        guest.agent().perform(Operation::UnloadModule { name })
+        agent.perform(Operation::UnloadModule { name })
     };
     modules.iter().rev().try_for_each(unload)
 }
@@ -125,10 +142,10 @@ pub(super) fn guest_is_well(stand: &mut Stand<'_>, guest: &RunningGuest, planned
     })
 }
 
-/// The check `host-kernel-is-well`, and its sabotage `host-warns`. Lines with `expected` in them are no trouble.
+/// The check `host-kernel-is-well`, and its sabotage [`HOST_WARNS`]. Lines with `expected` in them are no trouble.
 pub(super) fn host_is_well(stand: &mut Stand<'_>, host: &Host, expected: Option<&str>) -> Result<()> {
     let agent = host.agent();
-    if stand.sabotaged("host-warns") {
+    if stand.sabotaged(HOST_WARNS.name) {
         // Without the newline the kernel holds the line back, for more of it.
         agent.write("/dev/kmsg", "WARNING: this is sabotage\n")?;
         agent.kernel_line(0, "this is sabotage", SOON)?;

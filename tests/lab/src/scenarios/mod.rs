@@ -5,6 +5,7 @@ mod control;
 mod daemon;
 mod doctor;
 mod edu;
+mod edu_source;
 mod event_edu;
 mod examined;
 mod functions;
@@ -13,6 +14,7 @@ mod kernels;
 mod native_edu;
 mod sources;
 mod vectors;
+mod vtd_event_cdev;
 mod vtd_event_igb;
 mod vtd_event_lifecycle;
 mod vtd_event_xhci16;
@@ -32,7 +34,7 @@ use crate::layout::Layout;
 use crate::machine::Machine;
 use crate::msi::Pair;
 use functions::{Function, machine_with};
-use kernels::host_is_fit;
+use kernels::{HOST_WARNS, host_is_fit};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,6 +48,7 @@ pub const ALL: &[&Scenario] = &[
     &vtd_event_xhci16::SCENARIO,
     &vtd_event_igb::SCENARIO,
     &vtd_event_lifecycle::SCENARIO,
+    &vtd_event_cdev::SCENARIO,
     &vtd_wcn6855_stock::SCENARIO,
     &vtd_wcn6855_native::SCENARIO,
     &vtd_wcn6855_event32::SCENARIO,
@@ -111,11 +114,7 @@ impl Common {
                 what: "the guest's kernel panics at the end",
                 fails: "guest-kernel-is-well",
             },
-            Sabotage {
-                name: "host-warns",
-                what: "a line that looks like a kernel warning is written to the host's log",
-                fails: "host-kernel-is-well",
-            },
+            HOST_WARNS,
         ],
     };
     /// The daemon on the host, and its end.
@@ -172,12 +171,36 @@ impl Stand<'_> {
         play: impl FnOnce(&mut Self, &Host) -> Result<()>,
     ) -> Result<()> {
         let machine = machine_with(self.iommu, functions);
-        let mut machine = guest_files.iter().cloned().fold(machine, Machine::guest_file);
+        let machine = guest_files.iter().cloned().fold(machine, Machine::guest_file);
+        self.on_machine(name, machine, functions, play)
+    }
+
+    /// As [`Stand::on_host`], on this machine that has the functions.
+    fn on_machine(
+        &mut self,
+        name: &str,
+        mut machine: Machine,
+        functions: &[Function],
+        play: impl FnOnce(&mut Self, &Host) -> Result<()>,
+    ) -> Result<()> {
         if self.sabotaged(NO_REMAPPING.name) || self.sabotaged("nothing-to-remap") {
             machine = machine.argument("intremap=off");
         }
-        let host = Host::boot(self.layout, self.artifacts, name, &machine, self.limit)?;
-        let played = host_is_fit(self, &host, functions).and_then(|()| play(self, &host));
+        self.on_any(name, &machine, |stand, host| {
+            host_is_fit(stand, host, functions)?;
+            play(stand, host)
+        })
+    }
+
+    /// Boots a machine that need not be a host of guests, and plays on it.
+    fn on_any(
+        &mut self,
+        name: &str,
+        machine: &Machine,
+        play: impl FnOnce(&mut Self, &Host) -> Result<()>,
+    ) -> Result<()> {
+        let host = Host::boot(self.layout, self.artifacts, name, machine, self.limit)?;
+        let played = play(self, &host);
         if matches!(played, Err(Error::Late { .. })) {
             host.log_what_hangs();
         }
