@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Programs beside an emulated host's QEMU: what the machine has besides what QEMU can emulate.
+//! Programs beside an emulated machine's QEMU: what the machine has besides what QEMU can emulate.
 
 use crate::error::{At, Error, Result};
 use crate::program::bound;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A program that only opens a socket may take this long, on a machine that has other things to do too.
 const READY: Duration = Duration::from_secs(30);
 
-/// A program of the tree. Dropped, it is killed.
+/// A program of the tree, or of this machine. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Companion {
     child: Child,
@@ -40,18 +40,43 @@ impl Companion {
     /// `log`.
     pub(crate) fn start(tree: &Path, argv: &[&str], ready: &str, log: &Path) -> Result<Self> {
         let mut command = bound("chroot");
-        command.arg(tree).args(argv).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().at("setpriv")?;
+        command.arg(tree).args(argv);
+        let name = argv.first().copied().unwrap_or_default();
+        Self::begin(name, command, ready, log)
+    }
+
+    /// As [`Companion::start`], but with a program of this machine, run in `directory`, that reads what [`Companion::tell`] says.
+    pub(crate) fn start_here(directory: &Path, argv: &[&str], ready: &str, log: &Path) -> Result<Self> {
+        let (name, arguments) = argv.split_first().ok_or_else(|| Error::Unexpected("no program".into()))?;
+        let mut command = bound(name);
+        command.args(arguments).current_dir(directory).stdin(Stdio::piped());
+        Self::begin(name, command, ready, log)
+    }
+
+    fn begin(name: &str, mut command: Command, ready: &str, log: &Path) -> Result<Self> {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().at("setpriv")?;
         let output = Arc::new(Output::default());
         let file = File::create(log).at(log)?;
         if let Some(pipe) = child.stderr.take() {
             let output = Arc::clone(&output);
             std::thread::spawn(move || output.copy(pipe, &file));
         }
-        let name = argv.first().copied().unwrap_or_default().to_owned();
-        let companion = Self { child, name, log: log.to_owned(), output };
+        let companion = Self { child, name: name.to_owned(), log: log.to_owned(), output };
         companion.line(0, ready, READY)?;
         Ok(companion)
+    }
+
+    /// Says a line to it, and returns the next that it writes.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer, or ended.
+    pub(crate) fn tell(&self, line: &str) -> Result<String> {
+        let mark = self.mark();
+        let mut input =
+            self.child.stdin.as_ref().ok_or_else(|| Error::Unexpected(format!("{} is deaf", self.name)))?;
+        input.write_all(format!("{line}\n").as_bytes()).at("standard input of a companion")?;
+        self.line(mark, "", READY)
     }
 
     /// How many lines it has written so far: a mark for [`Companion::line`].

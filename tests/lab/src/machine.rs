@@ -109,6 +109,11 @@ impl Machine {
         self
     }
 
+    /// Its memory in MiB.
+    pub(crate) fn memory(&self) -> u32 {
+        self.memory
+    }
+
     /// Adds the model of a WCN6855 at `slot` of its root bus, such as `05.0`.
     #[must_use]
     pub fn wifi_card(mut self, slot: &str) -> Self {

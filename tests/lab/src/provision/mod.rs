@@ -30,6 +30,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("unshare", "util-linux"),
     ("chroot", "coreutils"),
     ("cc", "gcc libc6-dev"),
+    ("python3", "python3"),
 ];
 
 /// Makes the tree unless it is there already. `fresh` throws an existing one away first, which is how a newer QEMU or

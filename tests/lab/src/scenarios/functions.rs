@@ -67,6 +67,11 @@ pub(super) const XHCI: Function = Function {
 };
 
 impl Function {
+    /// One of a machine that is nobody's host: `device` of QEMU, which its kernel sees at `address`.
+    pub(super) const fn alone(device: &'static str, address: &'static str) -> Self {
+        Self { emulation: Emulation::Device(device), host: address, guest: address, options: "" }
+    }
+
     /// The machine with it.
     pub(super) fn add_to(&self, machine: Machine) -> Machine {
         match self.emulation {

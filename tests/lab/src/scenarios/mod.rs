@@ -9,6 +9,7 @@ mod edu_source;
 mod event_edu;
 mod examined;
 mod functions;
+mod guest_hostile_device;
 mod igb;
 mod kernels;
 mod native_edu;
@@ -49,6 +50,7 @@ pub const ALL: &[&Scenario] = &[
     &vtd_event_igb::SCENARIO,
     &vtd_event_lifecycle::SCENARIO,
     &vtd_event_cdev::SCENARIO,
+    &guest_hostile_device::SCENARIO,
     &vtd_wcn6855_stock::SCENARIO,
     &vtd_wcn6855_native::SCENARIO,
     &vtd_wcn6855_event32::SCENARIO,
