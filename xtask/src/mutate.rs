@@ -5,9 +5,10 @@
 //! join both cores have to fail.
 
 use crate::table;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 /// Where the copy lies, below the workspace's root.
@@ -216,9 +217,11 @@ fn copy_tree(root: &Path, copy: &Path) -> io::Result<()> {
     if !listed.status.success() {
         return Err(io::Error::other("git cannot list the files of the tree"));
     }
+    let mut kept = BTreeSet::new();
     for file in String::from_utf8_lossy(&listed.stdout).split('\0').filter(|file| !file.is_empty()) {
         let (from, to) = (root.join(file), copy.join(file));
         let Ok(content) = fs::read(&from) else { continue };
+        kept.insert(to.clone());
         if fs::read(&to).is_ok_and(|there| there == content) {
             continue;
         }
@@ -226,6 +229,19 @@ fn copy_tree(root: &Path, copy: &Path) -> io::Result<()> {
             fs::create_dir_all(directory)?;
         }
         fs::write(to, content)?;
+    }
+    remove_others(copy, &kept)
+}
+
+/// Removes what the tree had at another time: a module that moved would be there twice.
+fn remove_others(directory: &Path, kept: &BTreeSet<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            remove_others(&path, kept)?;
+        } else if !kept.contains(&path) {
+            fs::remove_file(&path)?;
+        }
     }
     Ok(())
 }
