@@ -3,10 +3,12 @@
 //!
 //! [`device`] decides what the device answers, without any I/O. [`host`] knows the functions of the platform, and
 //! [`vfio`] their interrupts on a device that the VMM has open. [`bridge`] joins the two, [`deliveries`] watches for
-//! interrupts, [`vhost_user`] puts them behind virtqueues, [`serve`] brings the frontends, and
-//! [`cli`] is the program around it all, confined by [`sandbox`] and with the few privileged steps made by its
-//! [`opener`]. [`doctor`] says what keeps it from working.
+//! interrupts, [`vhost_user`] puts them behind virtqueues, and [`serve`] brings the frontends. [`admission`] opens the
+//! functions that the operator names, on the command line, by [`control`], or by what QEMU says ([`vmm`]). [`cli`] is the
+//! program around it all, confined by [`sandbox`] and with the few privileged steps made by its [`opener`]. [`doctor`] says
+//! what keeps it from working.
 
+pub mod admission;
 pub mod bridge;
 pub mod cli;
 pub mod control;

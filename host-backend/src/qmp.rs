@@ -4,7 +4,7 @@
 //! The protocol is a JSON object a line (docs/interop/qmp-spec.rst of QEMU). What is asked for here is as old as QEMU's
 //! object model: `query-pci`, `qom-list` and `qom-get`.
 
-use crate::cli::address;
+use crate::admission::address;
 use crate::printable::printable;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;

@@ -6,8 +6,8 @@
 //! the answer: until it is there, and where there is none, functions are listed without an address and without what
 //! needs the VMM's process.
 
+use crate::admission::{Admission, DeviceSpec, Model};
 use crate::bridge::{Attendant, Bridge};
-use crate::cli::{Admission, DeviceSpec, Model};
 use crate::qmp::{self, Assignment, QmpError, Vmm};
 use crate::rate::Limited;
 use crate::sys;

@@ -1,35 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The command line.
 
-mod admission;
 mod ctl;
-mod device;
 mod exec;
-mod files;
 mod qemu;
 
-pub use admission::Admission;
-pub(crate) use admission::{AttachError, Attached};
 pub use ctl::{CtlArgs, CtlError};
-pub(crate) use device::address;
-pub use device::{DeviceSpec, Model, SpecError};
 #[cfg(test)]
 pub(crate) use exec::borrow_device;
 pub use exec::{ExecArgs, ExecError};
-pub use files::TooFewFiles;
-pub(crate) use files::allow_files_for;
 pub use qemu::{ArgsFormat, QemuArgs};
 
+use crate::admission::{Admission, AdmissionError, DeviceSpec, Model, TooFewFiles, allow_files_for};
 use crate::bridge::{Bridge, BridgeError};
 use crate::control::{About, Control, ControlError};
 use crate::device::{Quota, RateLimit};
 use crate::doctor::DoctorArgs;
-use crate::host::linux::OpenError;
 use crate::log::{Log, LogFormat, LogLevel};
 use crate::opener::{self, Opener};
 use crate::sandbox::{self, Confinement, Needs, SandboxError};
 use crate::serve::{SocketError, Stop, Transport, serve};
-use crate::vfio::{DeviceSource, SupplyError, ToldProcess};
+use crate::vfio::{DeviceSource, ToldProcess};
 use crate::vmm::{Inquirer, Inquiry};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::collections::BTreeSet;
@@ -225,16 +216,9 @@ enum Sandbox {
 #[allow(missing_docs, reason = "each message says what its fields are")]
 pub enum Error {
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Admission(#[from] AdmissionError),
     #[error(transparent)]
     Socket(#[from] SocketError),
-    #[error(transparent)]
-    Vfio(#[from] SupplyError),
-    #[error(
-        "PCI function {name} is not isolated: {reason}. A guest could make it raise any interrupt of this host; \
-         turn interrupt remapping on, or accept the risk with --allow-unsafe-interrupts"
-    )]
-    NotIsolated { name: String, reason: &'static str },
     #[error("--device {name} is given twice: name every function once")]
     SameDevice { name: String },
     #[error("two of the --device options have the id {id}: give each its own id=")]

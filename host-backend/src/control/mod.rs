@@ -28,8 +28,8 @@ mod request;
 mod sampler;
 mod status;
 
+use crate::admission::Admission;
 use crate::bridge::Bridge;
-use crate::cli::Admission;
 use crate::log::Log;
 use crate::sandbox::Confinement;
 use crate::serve::{Listening, SocketError};

@@ -2,8 +2,8 @@
 //! What an operator can change while the guest runs.
 
 use super::request::{Code, Refusal, Which};
+use crate::admission::{Admission, AttachError, Attached, DeviceSpec};
 use crate::bridge::{Bridge, MembershipError};
-use crate::cli::{Admission, AttachError, Attached, DeviceSpec};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::Mutex;

@@ -297,7 +297,7 @@ fn assigned(path: &Path) -> Result<Vec<String>, CtlError> {
 
 /// The address of a function as the daemon has it; other names as they are.
 fn full_name(text: &str) -> String {
-    super::address(text).map_or_else(|_| text.to_owned(), |address| address.to_string())
+    crate::admission::address(text).map_or_else(|_| text.to_owned(), |address| address.to_string())
 }
 
 fn write_out(text: &str) -> Result<(), CtlError> {

@@ -1,14 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Which functions are let in, and how they are opened.
+//! Which functions the guest gets: as the operator says it, and opened, for all that hand functions to a guest.
 
-use super::{DeviceSpec, Error, Model, TooFewFiles, allow_files_for};
+mod files;
+mod spec;
+
+pub use files::TooFewFiles;
+pub(crate) use files::allow_files_for;
+pub(crate) use spec::address;
+pub use spec::{DeviceSpec, Model, SpecError};
+
 use crate::bridge::{Bridge, MembershipError};
 use crate::device::Assigned;
-use crate::host::linux::{LinuxFunction, Sysfs};
+use crate::host::linux::{LinuxFunction, OpenError, Sysfs};
 use crate::host::sim::SimFunction;
 use crate::host::{HostFunction, Isolation};
 use crate::opener::Opener;
-use crate::vfio::{ClaimError, DeviceSupply, Host, ToldProcess};
+use crate::vfio::{ClaimError, DeviceSupply, Host, SupplyError, ToldProcess};
 use std::sync::Arc;
 use tracing::{info, warn};
 use virtio_irq_proto::{Function, FunctionFlags, FunctionId, PciAddress};
@@ -22,7 +29,22 @@ pub struct Admission {
     vmm: Option<ToldProcess>,
 }
 
-/// Why a function is not given to the guest.
+/// Why a function is not let in.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each message says what its fields are")]
+pub enum AdmissionError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Vfio(#[from] SupplyError),
+    #[error(
+        "PCI function {name} is not isolated: {reason}. A guest could make it raise any interrupt of this host; \
+         turn interrupt remapping on, or accept the risk with --allow-unsafe-interrupts"
+    )]
+    NotIsolated { name: String, reason: &'static str },
+}
+
+/// Why a function is not given to a guest that may run.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what its fields are")]
 pub(crate) enum AttachError {
@@ -31,7 +53,7 @@ pub(crate) enum AttachError {
     #[error("all 65536 function ids are in use until the guest resets the device")]
     NoId,
     #[error(transparent)]
-    Open(#[from] Error),
+    Open(#[from] AdmissionError),
     #[error(transparent)]
     Files(#[from] TooFewFiles),
     #[error(transparent)]
@@ -83,7 +105,7 @@ impl Admission {
         &self,
         spec: &DeviceSpec,
         id: FunctionId,
-    ) -> Result<(Assigned, Box<dyn HostFunction>), Error> {
+    ) -> Result<(Assigned, Box<dyn HostFunction>), AdmissionError> {
         let host: Box<dyn HostFunction> = match &spec.model {
             Model::Host(address, source) => {
                 let vfio = match (source, &self.vmm) {
@@ -102,7 +124,7 @@ impl Admission {
         let isolated = what.isolation == Isolation::Isolated;
         if let Isolation::Missing(reason) = what.isolation {
             if !self.allow_unsafe_interrupts {
-                return Err(Error::NotIsolated { name: host.name().to_owned(), reason });
+                return Err(AdmissionError::NotIsolated { name: host.name().to_owned(), reason });
             }
             warn!(
                 "{} is not isolated ({reason}), and allowed to be by --allow-unsafe-interrupts",
