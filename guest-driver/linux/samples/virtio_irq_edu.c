@@ -22,7 +22,6 @@
  *
  * The attributes are in /sys/bus/pci/devices/.../virtio_irq_edu/.
  */
-#include <linux/completion.h>
 #include <linux/delay.h>
 #include <linux/dma-mapping.h>
 #include <linux/interrupt.h>
@@ -30,10 +29,10 @@
 #include <linux/iopoll.h>
 #include <linux/irq.h>
 #include <linux/module.h>
-#include <linux/msi.h>
-#include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/virtio_irq.h>
+
+#include "sample.h"
 
 #define EDU_VENDOR 0x1234
 #define EDU_DEVICE 0x11e8
@@ -52,16 +51,10 @@
 /* A transfer takes the device 100 ms. */
 #define EDU_DMA_TIMEOUT_US (2 * USEC_PER_SEC)
 #define EDU_FIRE_TIMEOUT_MS 500
-#define EDU_FIRE_MAX 1000
 
 static bool msi = true;
 module_param(msi, bool, 0444);
 MODULE_PARM_DESC(msi, "Enable MSI when a device is found (default Y)");
-
-struct edu_pair {
-	u64 address;
-	u32 data;
-};
 
 /**
  * struct edu_source - the vector as a source
@@ -105,7 +98,7 @@ struct edu {
 	struct edu_source source;
 	int irq;
 	bool masked;
-	struct edu_pair programmed;
+	struct sample_pair programmed;
 	bool is_programmed;
 	__le32 *data;
 	dma_addr_t data_dma;
@@ -330,16 +323,12 @@ static int edu_source_message(struct edu *edu, struct virtio_irq_msg *msg)
 	return edu->source.source_message(edu->source.sources, 0, msg);
 }
 
-static int edu_guest_pair(struct edu *edu, struct edu_pair *pair)
+static int edu_guest_pair(struct edu *edu, struct sample_pair *pair)
 {
-	struct msi_msg msg;
-
 	lockdep_assert_held(&edu->lock);
 	if (!edu->msi_enabled)
 		return -ENODATA;
-	get_cached_msi_msg(pci_irq_vector(edu->pdev, 0), &msg);
-	pair->address = (u64)msg.address_hi << 32 | msg.address_lo;
-	pair->data = msg.data;
+	sample_guest_pair(pci_irq_vector(edu->pdev, 0), pair);
 	return 0;
 }
 
@@ -358,7 +347,7 @@ static int edu_dma(struct edu *edu, u64 source, u64 destination, u64 command)
 }
 
 /* Tells the device which message to write. */
-static int edu_program(struct edu *edu, const struct edu_pair *pair)
+static int edu_program(struct edu *edu, const struct sample_pair *pair)
 {
 	int err;
 
@@ -374,21 +363,20 @@ static int edu_program(struct edu *edu, const struct edu_pair *pair)
 }
 
 /* Lets the device write its message once, and waits a little for the handler. */
-static int edu_fire(struct edu *edu)
+static int edu_fire(void *arg)
 {
+	struct edu *edu = arg;
 	int err;
 
 	lockdep_assert_held(&edu->lock);
+	if (!edu->is_programmed)
+		return -ENODATA;
 	reinit_completion(&edu->fired);
 	err = edu_dma(edu, EDU_BUFFER, edu->programmed.address,
 		      EDU_DMA_TO_MEMORY);
 	if (err || !edu->irq)
 		return err;
-	/* That nothing came is for the reader of "handled" to see. */
-	if (wait_for_completion_killable_timeout(&edu->fired,
-						 msecs_to_jiffies(EDU_FIRE_TIMEOUT_MS)) < 0)
-		return -EINTR;
-	return 0;
+	return sample_wait(&edu->fired, EDU_FIRE_TIMEOUT_MS);
 }
 
 static ssize_t msi_show(struct device *dev, struct device_attribute *attr,
@@ -400,22 +388,30 @@ static ssize_t msi_show(struct device *dev, struct device_attribute *attr,
 	return sysfs_emit(buf, "%d\n", edu->msi_enabled);
 }
 
-static ssize_t msi_store(struct device *dev, struct device_attribute *attr,
-			 const char *buf, size_t len)
+/* For an attribute that is written as a truth value. */
+static ssize_t edu_switch(struct device *dev, const char *buf, size_t len,
+			  int (*enable)(struct edu *edu),
+			  void (*disable)(struct edu *edu))
 {
 	struct edu *edu = dev_get_drvdata(dev);
-	bool enable;
+	bool on;
 	int err;
 
-	err = kstrtobool(buf, &enable);
+	err = kstrtobool(buf, &on);
 	if (err)
 		return err;
 	guard(mutex)(&edu->lock);
-	if (enable)
-		err = edu_enable_msi(edu);
+	if (on)
+		err = enable(edu);
 	else
-		edu_disable_msi(edu);
+		disable(edu);
 	return err ?: len;
+}
+
+static ssize_t msi_store(struct device *dev, struct device_attribute *attr,
+			 const char *buf, size_t len)
+{
+	return edu_switch(dev, buf, len, edu_enable_msi, edu_disable_msi);
 }
 static DEVICE_ATTR_RW(msi);
 
@@ -431,19 +427,7 @@ static ssize_t source_show(struct device *dev, struct device_attribute *attr,
 static ssize_t source_store(struct device *dev, struct device_attribute *attr,
 			    const char *buf, size_t len)
 {
-	struct edu *edu = dev_get_drvdata(dev);
-	bool enable;
-	int err;
-
-	err = kstrtobool(buf, &enable);
-	if (err)
-		return err;
-	guard(mutex)(&edu->lock);
-	if (enable)
-		err = edu_enable_source(edu);
-	else
-		edu_disable_source(edu);
-	return err ?: len;
+	return edu_switch(dev, buf, len, edu_enable_source, edu_disable_source);
 }
 static DEVICE_ATTR_RW(source);
 
@@ -487,14 +471,12 @@ static ssize_t guest_pair_show(struct device *dev,
 			       struct device_attribute *attr, char *buf)
 {
 	struct edu *edu = dev_get_drvdata(dev);
-	struct edu_pair pair;
+	struct sample_pair pair;
 	int err;
 
 	guard(mutex)(&edu->lock);
 	err = edu_guest_pair(edu, &pair);
-	if (err)
-		return err;
-	return sysfs_emit(buf, "%08llx/%04x\n", pair.address, pair.data);
+	return err ?: sample_emit_pair(buf, &pair);
 }
 static DEVICE_ATTR_RO(guest_pair);
 
@@ -522,11 +504,10 @@ static ssize_t program_show(struct device *dev, struct device_attribute *attr,
 	guard(mutex)(&edu->lock);
 	if (!edu->is_programmed)
 		return -ENODATA;
-	return sysfs_emit(buf, "%08llx/%04x\n", edu->programmed.address,
-			  edu->programmed.data);
+	return sample_emit_pair(buf, &edu->programmed);
 }
 
-static int edu_parse_pair(const char *buf, struct edu_pair *pair)
+static int edu_parse_pair(const char *buf, struct sample_pair *pair)
 {
 	int end = 0;
 
@@ -540,7 +521,7 @@ static ssize_t program_store(struct device *dev, struct device_attribute *attr,
 {
 	struct edu *edu = dev_get_drvdata(dev);
 	struct virtio_irq_msg msg;
-	struct edu_pair pair;
+	struct sample_pair pair;
 	int err;
 
 	guard(mutex)(&edu->lock);
@@ -549,7 +530,7 @@ static ssize_t program_store(struct device *dev, struct device_attribute *attr,
 	} else if (sysfs_streq(buf, "host")) {
 		err = edu->source.sources ? edu_source_message(edu, &msg) :
 					    edu_host_message(edu, &msg);
-		pair = (struct edu_pair){ msg.address, msg.data };
+		pair = sample_pair_of(&msg);
 	} else {
 		err = edu_parse_pair(buf, &pair);
 	}
@@ -563,24 +544,8 @@ static ssize_t fire_store(struct device *dev, struct device_attribute *attr,
 			  const char *buf, size_t len)
 {
 	struct edu *edu = dev_get_drvdata(dev);
-	unsigned int count;
-	int err;
 
-	err = kstrtouint(buf, 0, &count);
-	if (err)
-		return err;
-	if (!count || count > EDU_FIRE_MAX)
-		return -ERANGE;
-	while (count--) {
-		/* Not for the whole run: it may take minutes. */
-		guard(mutex)(&edu->lock);
-		if (!edu->is_programmed)
-			return -ENODATA;
-		err = edu_fire(edu);
-		if (err)
-			return err;
-	}
-	return len;
+	return sample_fire(buf, len, &edu->lock, edu_fire, edu);
 }
 static DEVICE_ATTR_WO(fire);
 
@@ -605,15 +570,7 @@ static struct attribute *edu_attrs[] = {
 	NULL,
 };
 
-static const struct attribute_group edu_group = {
-	.name = "virtio_irq_edu",
-	.attrs = edu_attrs,
-};
-
-static const struct attribute_group *edu_groups[] = {
-	&edu_group,
-	NULL,
-};
+SAMPLE_GROUPS(edu);
 
 static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
@@ -625,16 +582,9 @@ static int edu_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		return -ENOMEM;
 	edu->pdev = pdev;
 	init_completion(&edu->fired);
-	err = devm_mutex_init(&pdev->dev, &edu->lock);
+	err = sample_claim(pdev, &edu->lock, &edu->regs);
 	if (err)
 		return err;
-
-	err = pcim_enable_device(pdev);
-	if (err)
-		return err;
-	edu->regs = pcim_iomap_region(pdev, 0, KBUILD_MODNAME);
-	if (IS_ERR(edu->regs))
-		return PTR_ERR(edu->regs);
 	err = dma_set_mask_and_coherent(&pdev->dev, DMA_BIT_MASK(32));
 	if (err)
 		return err;

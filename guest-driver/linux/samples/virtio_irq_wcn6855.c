@@ -14,14 +14,13 @@
  *
  * The attributes are in /sys/bus/pci/devices/.../virtio_irq_wcn6855/.
  */
-#include <linux/completion.h>
 #include <linux/interrupt.h>
 #include <linux/iopoll.h>
 #include <linux/module.h>
-#include <linux/msi.h>
-#include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/virtio_irq.h>
+
+#include "sample.h"
 
 #define WCN_VENDOR 0x17cb
 #define WCN_DEVICE 0x1103
@@ -56,12 +55,6 @@
 /* A kick is answered before its ring has sent the message. */
 #define WCN_SEND_TIMEOUT_US (2 * USEC_PER_SEC)
 #define WCN_FIRE_TIMEOUT_MS 300
-#define WCN_FIRE_MAX 1000
-
-struct wcn_pair {
-	u64 address;
-	u32 data;
-};
 
 /**
  * struct wcn_vector - an interrupt that rings can raise
@@ -85,7 +78,7 @@ struct wcn_vector {
  */
 struct wcn_ring {
 	u32 address;
-	struct wcn_pair programmed;
+	struct sample_pair programmed;
 	unsigned int vector;
 	unsigned int sent;
 	unsigned int handled;
@@ -242,21 +235,17 @@ static void wcn_disable_irqs(struct wcn *wcn)
 }
 
 static int wcn_guest_pair(struct wcn *wcn, unsigned int vector,
-			  struct wcn_pair *pair)
+			  struct sample_pair *pair)
 {
-	struct msi_msg msg;
-
 	lockdep_assert_held(&wcn->lock);
 	if (wcn->power != WCN_NATIVE)
 		return -ENODATA;
-	get_cached_msi_msg(wcn->vectors[vector].irq, &msg);
-	pair->address = (u64)msg.address_hi << 32 | msg.address_lo;
-	pair->data = msg.data;
+	sample_guest_pair(wcn->vectors[vector].irq, pair);
 	return 0;
 }
 
 /* Asks for all messages at once, as a driver with many rings should. */
-static int wcn_host_pairs(struct wcn *wcn, struct wcn_pair *pairs)
+static int wcn_host_pairs(struct wcn *wcn, struct sample_pair *pairs)
 {
 	struct virtio_irq_msg msgs[WCN_VECTORS_MAX];
 	unsigned int i;
@@ -274,7 +263,7 @@ static int wcn_host_pairs(struct wcn *wcn, struct wcn_pair *pairs)
 	if (err)
 		return err;
 	for (i = 0; i < wcn->vector_count; i++)
-		pairs[i] = (struct wcn_pair){ msgs[i].address, msgs[i].data };
+		pairs[i] = sample_pair_of(&msgs[i]);
 	return 0;
 }
 
@@ -290,7 +279,7 @@ static void wcn_write(struct wcn *wcn, u32 address, u32 value)
 
 /* As ath11k_hal_srng_src_hw_init() and its like do it. */
 static void wcn_program_ring(struct wcn *wcn, struct wcn_ring *ring,
-			     const struct wcn_pair *pair, unsigned int vector)
+			     const struct sample_pair *pair, unsigned int vector)
 {
 	wcn_write(wcn, ring->address + WCN_RING_ADDRESS_LOW,
 		  lower_32_bits(pair->address));
@@ -305,7 +294,7 @@ static void wcn_program_ring(struct wcn *wcn, struct wcn_ring *ring,
 static int wcn_program(struct wcn *wcn, enum wcn_program program,
 		       unsigned int first)
 {
-	struct wcn_pair pairs[WCN_VECTORS_MAX];
+	struct sample_pair pairs[WCN_VECTORS_MAX];
 	unsigned int i;
 	int err = 0;
 
@@ -396,7 +385,6 @@ static int wcn_fire(struct wcn *wcn, unsigned int index)
 	unsigned int own = atomic_read(&vector->handled);
 	unsigned int all = wcn_handled(wcn);
 	u32 before = wcn_ended(wcn), ended;
-	long left;
 	int err;
 
 	lockdep_assert_held(&wcn->lock);
@@ -407,16 +395,29 @@ static int wcn_fire(struct wcn *wcn, unsigned int index)
 				WCN_SEND_TIMEOUT_US, false, wcn);
 	if (err)
 		return err;
-	/* That nothing came is for the reader of "rings" to see. */
-	left = wait_for_completion_killable_timeout(&wcn->fired,
-						    msecs_to_jiffies(WCN_FIRE_TIMEOUT_MS));
-	if (left < 0)
-		return -EINTR;
+	err = sample_wait(&wcn->fired, WCN_FIRE_TIMEOUT_MS);
+	if (err)
+		return err;
 	own = atomic_read(&vector->handled) - own;
 	all = wcn_handled(wcn) - all;
 	ring->handled += own;
 	wcn->strays += all - own;
 	return 0;
+}
+
+/* Each ring in turn. */
+static int wcn_fire_all(void *arg)
+{
+	struct wcn *wcn = arg;
+	unsigned int i;
+	int err = 0;
+
+	lockdep_assert_held(&wcn->lock);
+	if (wcn->program == WCN_NOTHING)
+		return -ENODATA;
+	for (i = 0; i < wcn->ring_count && !err; i++)
+		err = wcn_fire(wcn, i);
+	return err;
 }
 
 static ssize_t vectors_show(struct device *dev, struct device_attribute *attr,
@@ -462,14 +463,12 @@ static ssize_t guest_pair_show(struct device *dev,
 			       struct device_attribute *attr, char *buf)
 {
 	struct wcn *wcn = dev_get_drvdata(dev);
-	struct wcn_pair pair;
+	struct sample_pair pair;
 	int err;
 
 	guard(mutex)(&wcn->lock);
 	err = wcn_guest_pair(wcn, 0, &pair);
-	if (err)
-		return err;
-	return sysfs_emit(buf, "%08llx/%04x\n", pair.address, pair.data);
+	return err ?: sample_emit_pair(buf, &pair);
 }
 static DEVICE_ATTR_RO(guest_pair);
 
@@ -479,6 +478,7 @@ static ssize_t host_pair_show(struct device *dev,
 {
 	struct wcn *wcn = dev_get_drvdata(dev);
 	struct virtio_irq_msg msg;
+	struct sample_pair pair;
 	int err;
 
 	guard(mutex)(&wcn->lock);
@@ -488,7 +488,8 @@ static ssize_t host_pair_show(struct device *dev,
 				     &msg);
 	if (err)
 		return err;
-	return sysfs_emit(buf, "%08llx/%04x\n", msg.address, msg.data);
+	pair = sample_pair_of(&msg);
+	return sample_emit_pair(buf, &pair);
 }
 static DEVICE_ATTR_RO(host_pair);
 
@@ -516,26 +517,8 @@ static ssize_t fire_store(struct device *dev, struct device_attribute *attr,
 			  const char *buf, size_t len)
 {
 	struct wcn *wcn = dev_get_drvdata(dev);
-	unsigned int count, i;
-	int err;
 
-	err = kstrtouint(buf, 0, &count);
-	if (err)
-		return err;
-	if (!count || count > WCN_FIRE_MAX)
-		return -ERANGE;
-	while (count--) {
-		/* Not for the whole run: it may take minutes. */
-		guard(mutex)(&wcn->lock);
-		if (wcn->program == WCN_NOTHING)
-			return -ENODATA;
-		for (i = 0; i < wcn->ring_count; i++) {
-			err = wcn_fire(wcn, i);
-			if (err)
-				return err;
-		}
-	}
-	return len;
+	return sample_fire(buf, len, &wcn->lock, wcn_fire_all, wcn);
 }
 static DEVICE_ATTR_WO(fire);
 
@@ -597,15 +580,7 @@ static struct attribute *wcn_attrs[] = {
 	NULL,
 };
 
-static const struct attribute_group wcn_group = {
-	.name = "virtio_irq_wcn6855",
-	.attrs = wcn_attrs,
-};
-
-static const struct attribute_group *wcn_groups[] = {
-	&wcn_group,
-	NULL,
-};
+SAMPLE_GROUPS(wcn);
 
 static int wcn_find_rings(struct wcn *wcn)
 {
@@ -633,16 +608,9 @@ static int wcn_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		return -ENOMEM;
 	wcn->pdev = pdev;
 	init_completion(&wcn->fired);
-	err = devm_mutex_init(&pdev->dev, &wcn->lock);
+	err = sample_claim(pdev, &wcn->lock, &wcn->regs);
 	if (err)
 		return err;
-
-	err = pcim_enable_device(pdev);
-	if (err)
-		return err;
-	wcn->regs = pcim_iomap_region(pdev, 0, KBUILD_MODNAME);
-	if (IS_ERR(wcn->regs))
-		return PTR_ERR(wcn->regs);
 	err = wcn_find_rings(wcn);
 	if (err)
 		return err;
