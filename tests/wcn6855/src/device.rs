@@ -4,6 +4,7 @@
 use crate::config::{self, Config, Message};
 use crate::memory::{Words, words};
 use crate::mhi::{Bus, Environment, Mhi};
+use crate::nonsense::Nonsense;
 use crate::ring::{ADDRESS_HIGH, ENABLE, RINGS};
 use std::collections::VecDeque;
 use thiserror::Error;
@@ -32,6 +33,8 @@ pub mod test_page {
     pub const CRASH: u32 = 0x18;
     /// Read: what runs on the card: 0 or 1 the boot loaders, 2 the firmware, 3 what is left of it after a crash.
     pub const ENVIRONMENT: u32 = 0x1c;
+    /// Read and write: what is wrong with the card, 0 if nothing is. A reset by the driver leaves it.
+    pub const NONSENSE: u32 = 0x20;
     /// Read: the card's own address of the first register of ring n is at `RINGS + 4 * n`.
     pub const RINGS: u32 = 0x100;
 }
@@ -141,6 +144,7 @@ pub struct Device {
     mhi: Mhi,
     queue: VecDeque<(Purpose, Dma)>,
     counters: Counters,
+    nonsense: Nonsense,
 }
 
 #[derive(Debug, Default)]
@@ -169,6 +173,7 @@ impl Device {
             mhi,
             queue: VecDeque::new(),
             counters: Counters::default(),
+            nonsense: Nonsense::None,
         };
         device.set_initial();
         device
@@ -178,6 +183,7 @@ impl Device {
     pub fn reset(&mut self) {
         self.config = Config::new();
         self.counters = Counters::default();
+        self.nonsense = Nonsense::None;
         self.queue.retain(|(_, dma)| matches!(dma, Dma::Read { .. }));
         self.reset_chip();
     }
@@ -308,12 +314,15 @@ impl Device {
             return self.read_test_page(at);
         }
         // What nobody answers reads as all ones.
-        self.address(at).map_or(u32::MAX, |address| self.get(address))
+        self.address(at).map_or(u32::MAX, |address| self.nonsense.read(address, self.get(address)))
     }
 
     fn write_register(&mut self, at: u32, value: u32) {
         if let Some(at) = at.checked_sub(test_page::OFFSET) {
             return self.write_test_page(at, value);
+        }
+        if self.nonsense == Nonsense::Gone {
+            return;
         }
         let Some(address) = self.address(at) else { return };
         if address == GLOBAL_RESET && value & GLOBAL_RESET_ON != 0 {
@@ -334,6 +343,7 @@ impl Device {
             test_page::FAILED => self.counters.failed,
             test_page::IGNORED => self.counters.ignored,
             test_page::ENVIRONMENT => self.mhi.environment() as u32,
+            test_page::NONSENSE => self.nonsense as u32,
             _ => {
                 let index = at.checked_sub(test_page::RINGS).map(|at| at as usize / 4);
                 index.and_then(|index| RINGS.get(index)).map_or(0, |ring| ring.register)
@@ -345,6 +355,7 @@ impl Device {
         match at {
             test_page::KICK if value == test_page::ALL => (0..RINGS.len()).for_each(|index| self.kick(index)),
             test_page::KICK => self.kick(value as usize),
+            test_page::NONSENSE => self.nonsense = Nonsense::new(value),
             test_page::CRASH if self.mhi.environment() == Environment::Firmware => {
                 let mut port = Port { config: &mut self.config, queue: &mut self.queue };
                 self.mhi.crash(&mut self.low, &mut port);
@@ -467,6 +478,19 @@ mod tests {
         }
         assert_eq!(transfers(&mut device), []);
         assert_eq!(read(&mut device, 0x1f_f014), 4);
+    }
+
+    #[test]
+    fn nonsense_outlasts_a_reset_by_the_driver_and_ends_when_it_is_told_to() {
+        let mut device = Device::new();
+        write(&mut device, 0x1f_f020, 1);
+        write(&mut device, 0x3008, 1);
+        assert_eq!((read(&mut device, 0x224), read(&mut device, 0x1f_f020)), (0xffff_ffff, 1));
+        write(&mut device, 0x1f_f020, 4);
+        write(&mut device, 0x3008, 1);
+        assert_eq!((read(&mut device, 0x224), read(&mut device, 0x28)), (0x400c_0210, 0xffff_fff0));
+        write(&mut device, 0x1f_f020, 0);
+        assert_eq!(read(&mut device, 0x28), 0x100);
     }
 
     #[test]

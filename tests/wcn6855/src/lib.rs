@@ -34,6 +34,7 @@ mod config;
 mod device;
 mod memory;
 mod mhi;
+mod nonsense;
 pub mod ring;
 mod session;
 mod socket;

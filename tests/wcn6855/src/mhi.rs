@@ -18,10 +18,10 @@ const BHIE: u32 = 0x324;
 const VERSION: u32 = 0x08;
 const CHANNEL_DOORBELL_OFFSET: u32 = 0x18;
 const EVENT_DOORBELL_OFFSET: u32 = 0x20;
-const BHI_OFFSET: u32 = 0x28;
+pub(crate) const BHI_OFFSET: u32 = 0x28;
 const BHIE_OFFSET: u32 = 0x2c;
 const CONTROL: u32 = 0x38;
-const STATUS: u32 = 0x48;
+pub(crate) const STATUS: u32 = 0x48;
 const EVENT_CONTEXTS: u32 = 0x60;
 const COMMAND_CONTEXTS: u32 = 0x68;
 const COMMAND_DOORBELL: u32 = 0x70;
@@ -34,8 +34,8 @@ const STATE_SHIFT: u32 = 8;
 const BHI_IMAGE_SIZE: u32 = BHI + 0x10;
 const BHI_IMAGE_DOORBELL: u32 = BHI + 0x18;
 const BHI_VECTOR: u32 = BHI + 0x20;
-const BHI_ENVIRONMENT: u32 = BHI + 0x28;
-const BHI_STATUS: u32 = BHI + 0x2c;
+pub(crate) const BHI_ENVIRONMENT: u32 = BHI + 0x28;
+pub(crate) const BHI_STATUS: u32 = BHI + 0x2c;
 const BHI_SERIAL: u32 = BHI + 0x40;
 const BHIE_IMAGE_DOORBELL: u32 = BHIE + 0x3c;
 const BHIE_IMAGE_STATUS: u32 = BHIE + 0x44;
@@ -45,12 +45,15 @@ const BHIE_DUMP_STATUS: u32 = BHIE + 0x78;
 /// In doorbells and status registers of images: which transfer.
 const SEQUENCE: u32 = 0x3fff_ffff;
 const TRANSFER_DONE: u32 = 2 << 30;
-const TRANSFER_FAILED: u32 = 3 << 30;
+pub(crate) const TRANSFER_FAILED: u32 = 3 << 30;
 
 const STATE_READY: u32 = 1;
 const STATE_M0: u32 = 2;
 const STATE_M3: u32 = 5;
 const STATE_SYSTEM_ERROR: u32 = 0xff;
+
+/// What the status register holds after a crash.
+pub(crate) const SYSTEM_ERROR: u32 = STATE_SYSTEM_ERROR << STATE_SHIFT | STATUS_SYSTEM_ERROR;
 
 const EVENT_STATE: u32 = 0x20;
 const EVENT_COMMAND: u32 = 0x21;
@@ -218,7 +221,7 @@ impl Mhi {
     /// The firmware crashes.
     pub(crate) fn crash(&mut self, registers: &mut Words, bus: &mut impl Bus) {
         self.set_environment(registers, Environment::Crashed);
-        registers.set(STATUS, STATE_SYSTEM_ERROR << STATE_SHIFT | STATUS_SYSTEM_ERROR);
+        registers.set(STATUS, SYSTEM_ERROR);
         // The dump is empty.
         let sequence = registers.get(BHIE_DUMP_DOORBELL) & SEQUENCE;
         registers.set(BHIE_DUMP_STATUS, TRANSFER_DONE | sequence);
