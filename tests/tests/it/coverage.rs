@@ -43,12 +43,11 @@ impl Evidence {
             } else if name.ends_with(".rs") {
                 let source = fs::read_to_string(&path).unwrap();
                 self.tests.extend(tests(&source).map(str::to_owned));
-                if path.parent().is_some_and(|parent| parent.ends_with("lab/src/scenarios"))
-                    && let Some((_, scenario)) = source.split_once("Scenario = Scenario {\n    name: \"")
-                {
-                    let name = scenario.split('"').next().unwrap().to_owned();
-                    let (_, checks) = scenario.split_once("checks: &[").unwrap();
-                    self.scenarios.insert(name, checks.split(']').next().unwrap().to_owned());
+                if path.parent().is_some_and(|parent| parent.ends_with("lab/src/scenarios")) {
+                    // Those of one file, on machines of several kinds, have their checks in common.
+                    let checks: String = parts(&source, "checks: &[", ']').collect();
+                    let names = parts(&source, "Scenario = Scenario {\n    name: \"", '"');
+                    self.scenarios.extend(names.map(|name| (name.to_owned(), checks.clone())));
                 }
             }
         }
@@ -63,6 +62,11 @@ impl Evidence {
             _ => self.tests.contains(evidence),
         }
     }
+}
+
+/// What stands between each `begin` and the next `end`.
+fn parts<'a>(source: &'a str, begin: &'a str, end: char) -> impl Iterator<Item = &'a str> {
+    source.split(begin).skip(1).filter_map(move |rest| rest.split(end).next())
 }
 
 /// Names of the tests of a source file, in `proptest!` as well.
