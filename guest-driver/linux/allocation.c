@@ -392,6 +392,21 @@ int virtio_irq_source_message(const struct virtio_irq_sources *sources,
 }
 EXPORT_SYMBOL_GPL(virtio_irq_source_message);
 
+/* Whether the host was told all that Linux wants of them. */
+static bool told_masks(const struct virtio_irq_sources *sources)
+{
+	const struct virtio_irq_source *source;
+	unsigned int i;
+
+	for (i = 0; i < sources->count; i++) {
+		source = &sources->source[i];
+		if (virtio_irq_is_held(source) &&
+		    test_bit(source->hwirq, sources->vi->changed))
+			return false;
+	}
+	return true;
+}
+
 /**
  * virtio_irq_sync_masks() - wait until masks have reached the host
  * @sources: from virtio_irq_alloc_sources()
@@ -409,7 +424,8 @@ int virtio_irq_sync_masks(struct virtio_irq_sources *sources)
 
 	might_sleep();
 	flush_delayed_work(&vi->mask_work);
-	if (!virtio_irq_settled(vi) || !bitmap_empty(vi->changed, vi->source_limit))
+	/* Other clients may have sources whose masks change all the time. */
+	if (!virtio_irq_settled(vi) || !told_masks(sources))
 		return -ETIMEDOUT;
 	return 0;
 }
