@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode};
 use vhost_device_irq::cli::Cli;
 
 /// Where everything goes, below the workspace's root.
-pub(crate) const DIST: &str = "target/dist";
+const DIST: &str = "target/dist";
 
 /// What is kept in the repository for packages.
 const KEPT: &str = "host-backend/dist";
@@ -23,18 +23,10 @@ const MODULE_SOURCES: &[&str] =
     &["Cargo.toml", "LICENSES", "proto", "guest-driver/core", "guest-driver/linux", "spec"];
 
 pub(crate) fn run(root: &Path, package: bool, install: bool) -> ExitCode {
-    let outcome = match check(root) {
-        failed @ Outcome::Failed(_) => failed,
-        checked => {
-            if let Outcome::NotRun(missing) = checked {
-                eprintln!("cargo xtask dist: {missing}");
-            }
-            match (package, install) {
-                (_, true) => package::check(root),
-                (true, false) => debian_package(root),
-                (false, false) => Outcome::Passed,
-            }
-        }
+    let outcome = match (package, install) {
+        (_, true) => written(root, package::check),
+        (true, false) => self::package(root),
+        (false, false) => written(root, |_| Outcome::Passed),
     };
     match outcome {
         Outcome::Passed => ExitCode::SUCCESS,
@@ -43,6 +35,21 @@ pub(crate) fn run(root: &Path, package: bool, install: bool) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The Debian package, and everything that is in it.
+pub(crate) fn package(root: &Path) -> Outcome {
+    written(root, debian_package)
+}
+
+/// Goes on once everything is written. What could not be checked here is said, and no hindrance.
+fn written(root: &Path, next: impl FnOnce(&Path) -> Outcome) -> Outcome {
+    match check(root) {
+        failed @ Outcome::Failed(_) => return failed,
+        Outcome::NotRun(missing) => eprintln!("cargo xtask dist: {missing}"),
+        Outcome::Passed => {}
+    }
+    next(root)
 }
 
 /// Everything that is for packages, written and checked by the programs that will read it; a stage of `cargo xtask test`.

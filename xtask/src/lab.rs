@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask lab`: scenarios on emulated machines.
 
+use crate::dist;
 use crate::test::Outcome;
 use clap::Args;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use virtio_irq_lab::checks::{Check, Report};
+use virtio_irq_lab::package;
 use virtio_irq_lab::scenarios::{self, Scenario};
-use virtio_irq_lab::{Error, Layout, build, provision};
+use virtio_irq_lab::{Artifacts, Error, Layout, build, provision};
 
 /// Exit code where a scenario could not be run at all, as opposed to one that failed.
 const NOT_RUN: u8 = 2;
@@ -62,7 +64,15 @@ pub(crate) fn test_all(root: &Path) -> Outcome {
         {
             println!("NOT RUN  {name}: {why}; `cargo xtask lab {name}` runs it");
         }
-        let settled = scenarios::ALL.iter().filter(|scenario| scenario.unsettled.is_none());
+        let packaged = package::built(&layout).is_some();
+        if !packaged {
+            println!(
+                "NOT RUN  {}: there is no Debian package; `cargo xtask dist` builds it",
+                scenarios::PACKAGED
+            );
+        }
+        let possible = |scenario: &&&Scenario| packaged || scenario.name != scenarios::PACKAGED;
+        let settled = scenarios::ALL.iter().filter(|scenario| scenario.unsettled.is_none()).filter(possible);
         let failed = settled.filter(|scenario| {
             title(scenario, false);
             let report = scenario.run(&layout, &artifacts, None, print);
@@ -108,10 +118,26 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>, Error> {
     names.iter().map(find).collect()
 }
 
-fn reports(root: &Path, scenarios: &[&'static Scenario], options: &Options) -> Result<bool, Error> {
+/// What these scenarios need: the tree, programs and modules, and the Debian package if one of them installs it.
+fn prepare(
+    root: &Path,
+    scenarios: &[&'static Scenario],
+    options: &Options,
+) -> Result<(Layout, Artifacts), Error> {
     let layout = Layout::new(root);
     provision(&layout, options.fresh_tree)?;
     let artifacts = build(&layout)?;
+    if scenarios.iter().any(|scenario| scenario.name == scenarios::PACKAGED) {
+        match dist::package(root) {
+            Outcome::Passed => {}
+            Outcome::Failed(why) | Outcome::NotRun(why) => return Err(Error::Unexpected(why)),
+        }
+    }
+    Ok((layout, artifacts))
+}
+
+fn reports(root: &Path, scenarios: &[&'static Scenario], options: &Options) -> Result<bool, Error> {
+    let (layout, artifacts) = prepare(root, scenarios, options)?;
     let run = |scenario: &&'static Scenario| {
         title(scenario, options.json);
         let report = scenario.run(&layout, &artifacts, None, if options.json { print_aside } else { print });
@@ -142,9 +168,8 @@ fn sabotage(
     if planned.is_empty() {
         return Err(Error::Unexpected(format!("no sabotage {which:?}; `cargo xtask lab --list` shows them")));
     }
-    let layout = Layout::new(root);
-    provision(&layout, options.fresh_tree)?;
-    let artifacts = build(&layout)?;
+    let concerned: Vec<_> = planned.iter().map(|(scenario, _)| *scenario).collect();
+    let (layout, artifacts) = prepare(root, &concerned, options)?;
     let mut results = Vec::new();
     for (scenario, sabotage) in planned {
         eprintln!("\n{} with {}: {}", scenario.name, sabotage.name, sabotage.what);

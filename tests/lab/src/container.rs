@@ -4,6 +4,7 @@
 
 use crate::error::{At, Error, Result};
 use crate::layout::Layout;
+use crate::package::System;
 use crate::program::{self, bound};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -11,7 +12,7 @@ use std::fs::{self, File};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Child;
 use std::time::Duration;
 
 /// systemd and the few services of a bare machine.
@@ -21,6 +22,30 @@ const START: Duration = Duration::from_secs(120);
 const JOIN: &str = "echo 0 > \"$1/cgroup.procs\"; shift; exec unshare --cgroup sh -c \"$@\"";
 
 const SETUP: &str = include_str!("container.sh");
+
+/// The arguments of unshare(1) with which the tree boots systemd in namespaces. `group` is a control group of its own, `place` a
+/// directory to mount at, `notify` the name of an abstract socket for systemd's notifications, and `devices` what is to be its /dev
+/// where that is to have more than any container's.
+pub(crate) fn booting(group: &str, tree: &str, place: &str, notify: &str, devices: &str) -> Vec<String> {
+    let namespaces =
+        ["--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child=KILL", "sh", "-c", JOIN, "sh"];
+    let own = [group, SETUP, "sh", tree, place, notify, devices];
+    namespaces.iter().chain(&own).map(|&argument| argument.to_owned()).collect()
+}
+
+/// The command that runs another one in the namespaces of that system, whose process 1 has the number `init` here.
+pub(crate) fn entering(init: &str) -> Vec<String> {
+    let enter =
+        ["nsenter", "--target", init, "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--root", "--wd"];
+    let clean = [
+        "env",
+        "-i",
+        "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL=C.UTF-8",
+        "DEBIAN_FRONTEND=noninteractive",
+    ];
+    enter.iter().chain(&clean).map(|&argument| argument.to_owned()).collect()
+}
 
 /// A running container. Dropped, it is gone with all that runs in it, and what was written in it is lost.
 #[derive(Debug)]
@@ -54,14 +79,10 @@ impl Container {
         let ready = ready.at("socket of systemd's notifications")?;
 
         let mut command = bound("unshare");
+        let [directory, tree, place] =
+            [&group, &layout.tree(), &place].map(|path| path.display().to_string());
         command
-            .args(["--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child=KILL"])
-            .args(["sh", "-c", JOIN, "sh"])
-            .arg(&group)
-            .args([SETUP, "sh"])
-            .arg(layout.tree())
-            .arg(&place)
-            .arg(format!("@{own}"))
+            .args(booting(&directory, &tree, &place, &own, ""))
             .stdout(output.try_clone().at(&log)?)
             .stderr(output);
         let unshare = command.spawn().at("setpriv")?;
@@ -73,17 +94,6 @@ impl Container {
             init.trim().parse().map_err(|_| Error::Unexpected(format!("{children}: {init:?}")))?;
         container.init = Some(Pid::from_raw(number));
         Ok(container)
-    }
-
-    /// Runs a program in it to its end and returns its output.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Program`] if it fails.
-    pub fn run(&self, argv: &[&str]) -> Result<String> {
-        let mut command = self.inside(argv);
-        let output = program::output(&argv.join(" "), &mut command, &self.log)?;
-        Ok(String::from_utf8_lossy(&output).trim_end().to_owned())
     }
 
     /// Where a file of its is found from outside.
@@ -103,28 +113,6 @@ impl Container {
         self.init.map_or(0, Pid::as_raw)
     }
 
-    fn inside(&self, argv: &[&str]) -> Command {
-        let mut command = bound("nsenter");
-        command
-            .args([
-                "--target",
-                &self.number().to_string(),
-                "--mount",
-                "--pid",
-                "--uts",
-                "--ipc",
-                "--cgroup",
-                "--root",
-                "--wd",
-            ])
-            .args(argv)
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("LC_ALL", "C.UTF-8")
-            .env("DEBIAN_FRONTEND", "noninteractive");
-        command
-    }
-
     /// Until systemd has said that it is up (sd_notify(3), as a container's payload does).
     fn wait(&mut self, ready: &UnixDatagram) -> Result<()> {
         let mut message = [0; 4096];
@@ -141,6 +129,18 @@ impl Container {
                 return Ok(());
             }
         }
+    }
+}
+
+impl System for &Container {
+    fn run(&self, argv: &[&str]) -> Result<String> {
+        let enter = entering(&self.number().to_string());
+        let (program, arguments) =
+            enter.split_first().ok_or_else(|| Error::Unexpected("no nsenter".into()))?;
+        let mut command = bound(program);
+        command.args(arguments).args(argv);
+        let output = program::output(&argv.join(" "), &mut command, &self.log)?;
+        Ok(String::from_utf8_lossy(&output).trim_end().to_owned())
     }
 }
 

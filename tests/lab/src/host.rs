@@ -11,7 +11,7 @@ use crate::machine::{Guest, Machine, TREE};
 use crate::modules;
 use crate::monitor::Monitor;
 use crate::process::Process;
-use crate::program::bound;
+use crate::program::enclosed;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc::SIGKILL;
 use std::fs::File;
@@ -332,7 +332,8 @@ fn start(
         File::create(&path).at(&path)
     };
     let arguments = machine.arguments(&initramfs.display().to_string(), &numbers, monitor.as_raw_fd());
-    bound("chroot")
+    // With /proc, by which QEMU's 9p server comes to extended attributes; without it each has ENOENT, and so has an overlay.
+    enclosed("chroot", Some(&layout.tree().join("proc")))
         .arg(layout.tree())
         .arg("qemu-system-x86_64")
         .args(&arguments)

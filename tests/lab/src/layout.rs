@@ -37,6 +37,12 @@ impl Layout {
         self.lab.join("logs").join(of)
     }
 
+    /// Where `cargo xtask dist` writes what packagers install.
+    #[must_use]
+    pub fn dist(&self) -> PathBuf {
+        self.workspace.join("target/dist")
+    }
+
     pub(crate) fn lab(&self) -> &Path {
         &self.lab
     }

@@ -24,6 +24,7 @@ mod machine;
 mod modules;
 mod monitor;
 pub mod msi;
+pub mod package;
 mod process;
 mod program;
 mod progress;

@@ -136,6 +136,13 @@ impl Machine {
         self
     }
 
+    /// Adds a module that its kernel loads.
+    #[must_use]
+    pub fn module(mut self, module: &'static str) -> Self {
+        self.modules.push(module);
+        self
+    }
+
     /// Adds an argument of its kernel.
     #[must_use]
     pub fn argument(mut self, argument: &str) -> Self {

@@ -16,6 +16,9 @@ use virtio_irq_lab_agent::{Answer, End, Operation, Request};
 /// How long an operation may take that has nothing to wait for. Generous: machines are emulated, and this machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A program that is run to its end may have more to do: dpkg unpacks a thousand files, on an emulated processor.
+const PROGRAM: Duration = Duration::from_secs(180);
+
 /// A machine's agent.
 #[derive(Debug, Clone)]
 pub struct Agent {
@@ -211,7 +214,7 @@ impl Agent {
     /// If it does not start, or the machine is gone.
     pub fn judge(&self, argv: &[&str]) -> Result<(End, String, String)> {
         let operation = Operation::Run { argv: argv.iter().map(|&word| word.to_owned()).collect() };
-        match self.call(operation, PATIENCE)? {
+        match self.call(operation, PROGRAM)? {
             Answer::Ran { end, output, error } => Ok((end, output, error)),
             answer => self.unexpected(&answer),
         }

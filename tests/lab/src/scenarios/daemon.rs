@@ -79,9 +79,14 @@ impl Daemon {
 
     /// The guest with the virtio-irq device added, in the words of the daemon.
     pub(super) fn serve(host: &Host, guest: Guest) -> Result<Guest> {
+        Self::serve_at(host, SOCKET, guest)
+    }
+
+    /// The same for a daemon that listens at `socket`.
+    pub(super) fn serve_at(host: &Host, socket: &str, guest: Guest) -> Result<Guest> {
         let memory = format!("{}M", guest.memory);
         let daemon = payload("vhost-device-irq");
-        let argv = [&daemon, "qemu-args", "--socket-path", SOCKET, "--memory", &memory, "--format", "lines"];
+        let argv = [&daemon, "qemu-args", "--socket-path", socket, "--memory", &memory, "--format", "lines"];
         let lines = host.agent().run(&argv)?;
         Ok(guest.with(lines.lines().map(str::to_owned)))
     }

@@ -14,12 +14,14 @@ mod igb;
 mod kernels;
 mod native_edu;
 mod sources;
+mod systemd;
 mod vectors;
 mod vtd_event_cdev;
 mod vtd_event_igb;
 mod vtd_event_lifecycle;
 mod vtd_event_xhci16;
 mod vtd_native_igb;
+mod vtd_package;
 mod vtd_vfio_control;
 mod vtd_wcn6855_event32;
 mod vtd_wcn6855_native;
@@ -45,6 +47,7 @@ pub const ALL: &[&Scenario] = &[
     &vtd_native_igb::SCENARIO,
     &vtd_vfio_control::SCENARIO,
     &examined::VTD,
+    &vtd_package::SCENARIO,
     &event_edu::VTD,
     &vtd_event_xhci16::SCENARIO,
     &vtd_event_igb::SCENARIO,
@@ -58,6 +61,9 @@ pub const ALL: &[&Scenario] = &[
     &event_edu::AMDVI,
     &examined::AMDVI,
 ];
+
+/// The scenario that needs the Debian package in `target/dist`.
+pub const PACKAGED: &str = vtd_package::SCENARIO.name;
 
 /// Enough for anything that the daemon or a kernel does by itself.
 const SOON: Duration = Duration::from_secs(30);
