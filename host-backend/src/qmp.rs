@@ -4,7 +4,6 @@
 //! The protocol is a JSON object a line (docs/interop/qmp-spec.rst of QEMU). What is asked for here is as old as QEMU's
 //! object model: `query-pci`, `qom-list` and `qom-get`.
 
-use crate::admission::address;
 use crate::printable::printable;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -170,7 +169,7 @@ impl<'a> Qmp<'a> {
 
     fn assignment(&mut self, device: &str, pci: &Value) -> Result<Option<Assignment>, QmpError> {
         // A device that another option than host= named has an empty one.
-        let Some(host) = self.get(device, "host")?.and_then(|host| address(host.as_str()?).ok()) else {
+        let Some(host) = self.get(device, "host")?.and_then(|host| host.as_str()?.parse().ok()) else {
             return Ok(None);
         };
         Ok(Some(Assignment { host, guest: self.place(device, pci)? }))

@@ -3,6 +3,7 @@
 
 use crate::{IrqType, wire};
 use core::fmt;
+use core::str::FromStr;
 
 /// Id of a function, chosen by the host. It means nothing beyond this device, and nothing after a device reset (IRQ-DEV-20,
 /// IRQ-DRV-17).
@@ -44,6 +45,41 @@ impl fmt::Display for PciAddress {
         write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.segment, self.bus, self.devfn >> 3, self.devfn & 7)
     }
 }
+
+/// A text that is no PCI address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoPciAddress;
+
+impl FromStr for PciAddress {
+    type Err = NoPciAddress;
+
+    /// Reads `[SEGMENT:]BUS:DEVICE.FUNCTION` in hexadecimal, as `lspci` prints it; segment 0 without one.
+    fn from_str(text: &str) -> Result<Self, NoPciAddress> {
+        let parse = || {
+            let (rest, function) = text.rsplit_once('.')?;
+            let (rest, device) = rest.rsplit_once(':')?;
+            let (segment, bus) = rest.split_once(':').unwrap_or(("0", rest));
+            let (bus, device, function) = (hex(bus, 2, 0xff)?, hex(device, 2, 0x1f)?, hex(function, 1, 7)?);
+            let [bus, devfn] = [bus, device << 3 | function].map(u8::try_from);
+            Some(Self { segment: hex(segment, 4, u16::MAX)?, bus: bus.ok()?, devfn: devfn.ok()? })
+        };
+        parse().ok_or(NoPciAddress)
+    }
+}
+
+/// A number of at most `digits` digits, without a sign.
+fn hex(text: &str, digits: usize, most: u16) -> Option<u16> {
+    let well_formed = text.len() <= digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u16::from_str_radix(text, 16).ok().filter(|value| well_formed && *value <= most)
+}
+
+impl fmt::Display for NoPciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a PCI address, such as 02:00.0 or 0000:02:00.0")
+    }
+}
+
+impl core::error::Error for NoPciAddress {}
 
 /// What identifies the model of a PCI function, as in its configuration space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

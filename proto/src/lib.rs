@@ -28,7 +28,7 @@ pub mod wire;
 
 pub use config::{Config, ConfigError};
 pub use event::Event;
-pub use function::{Function, FunctionFlags, FunctionId, PciAddress, PciIds};
+pub use function::{Function, FunctionFlags, FunctionId, NoPciAddress, PciAddress, PciIds};
 pub use reply::{FunctionList, MessageList, ReplyError, SourceList, Status, read_done, read_head};
 pub use request::{Allocate, GetMessages, ListFunctions, Request, ResetFunction, SourceRequest};
 pub use source::{Delivery, Layout, Source, SourceId, SourceRange};

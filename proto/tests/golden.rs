@@ -167,3 +167,26 @@ fn an_event_names_what_it_is_about() {
     let gone = Event::FunctionGone { function: FunctionId(0x0102) };
     assert_eq!(gone.to_wire().as_bytes(), [4, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 }
+
+#[test]
+fn pci_addresses_are_read_as_lspci_prints_them() {
+    let address = |segment, bus, devfn| Ok(PciAddress { segment, bus, devfn });
+    assert_eq!("00:06.0".parse(), address(0, 0, 0x30));
+    assert_eq!("12ab:fe:1f.7".parse(), address(0x12ab, 0xfe, 0xff));
+    for wrong in [
+        "",
+        "6",
+        "00:06",
+        "00:20.0",
+        "00:06.8",
+        "100:06.0",
+        "10000:00:06.0",
+        "00:+6.0",
+        "0:0:0:0.0",
+        ":00:06.0",
+        "00:06.",
+        ":06.0",
+    ] {
+        assert!(wrong.parse::<PciAddress>().is_err(), "{wrong}");
+    }
+}

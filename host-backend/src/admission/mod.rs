@@ -6,7 +6,6 @@ mod spec;
 
 pub use files::TooFewFiles;
 pub(crate) use files::allow_files_for;
-pub(crate) use spec::address;
 pub use spec::{DeviceSpec, Model, SpecError};
 
 use crate::bridge::{Bridge, MembershipError};

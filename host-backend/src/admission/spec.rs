@@ -181,31 +181,8 @@ fn kind_named(text: &str) -> Result<Model, SpecError> {
     })
 }
 
-/// `[SEGMENT:]BUS:DEVICE.FUNCTION`, in hexadecimal.
-pub(crate) fn address(text: &str) -> Result<PciAddress, SpecError> {
-    parse_address(text).ok_or_else(|| SpecError::Address { text: text.to_owned() })
-}
-
-fn parse_address(text: &str) -> Option<PciAddress> {
-    let (rest, function) = text.rsplit_once('.')?;
-    let (rest, device) = rest.rsplit_once(':')?;
-    let (segment, bus) = match rest.split_once(':') {
-        Some((segment, bus)) => (hex(segment, 4, 0xffff)?, bus),
-        None => (0, rest),
-    };
-    let (device, function) = (hex(device, 2, 0x1f)?, hex(function, 1, 7)?);
-    Some(PciAddress {
-        segment,
-        bus: u8::try_from(hex(bus, 2, 0xff)?).ok()?,
-        devfn: u8::try_from(device << 3 | function).ok()?,
-    })
-}
-
-fn hex(text: &str, digits: usize, most: u16) -> Option<u16> {
-    if text.is_empty() || text.len() > digits || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    u16::from_str_radix(text, 16).ok().filter(|value| *value <= most)
+fn address(text: &str) -> Result<PciAddress, SpecError> {
+    text.parse().map_err(|_| SpecError::Address { text: text.to_owned() })
 }
 
 impl fmt::Display for Model {

@@ -2,7 +2,6 @@
 //! `exec`: starts a VMM with devices that the daemon opened.
 
 use super::qemu::object_id;
-use crate::admission::address;
 use clap::Args;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -148,7 +147,7 @@ pub(crate) fn borrow_device(path: &Path) -> Result<Borrowed, ExecError> {
     });
     let text = String::from_utf8_lossy(bytes.get(..message.bytes).unwrap_or_default());
     let text = text.trim_end();
-    match (address(text), device) {
+    match (text.parse(), device) {
         (Ok(function), Some(device)) => Ok(Borrowed { function, device, connection }),
         (_, _) => {
             let why = text.strip_prefix("error: ").unwrap_or("whoever listens there does not lend devices");

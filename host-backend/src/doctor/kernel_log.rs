@@ -92,7 +92,7 @@ fn address_in(line: &str) -> Option<String> {
     words.map(|word| word.trim_matches([':', '.'])).find_map(|word| {
         // The kernel writes segments with four digits: `12:00:01.5` is a time.
         let is_time = word.matches(':').count() == 2 && word.find(':') != Some(4);
-        let address = crate::admission::address(word).ok()?;
+        let address = word.parse::<virtio_irq_proto::PciAddress>().ok()?;
         (!is_time).then(|| address.to_string())
     })
 }

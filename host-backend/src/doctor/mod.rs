@@ -31,7 +31,7 @@ use virtio_irq_proto::PciAddress;
 #[derive(Args, Clone, Debug)]
 pub struct DoctorArgs {
     /// Functions to look at; all that are bound to vfio-pci if none is named
-    #[arg(value_name = "ADDRESS", value_parser = crate::admission::address)]
+    #[arg(value_name = "ADDRESS")]
     functions: Vec<PciAddress>,
 
     /// Look from inside of a guest: device, module, and the drivers that should ask
@@ -169,7 +169,7 @@ impl Tree {
     /// The functions for which `choose` holds.
     fn functions(&self, choose: impl Fn(&Self, PciAddress) -> bool) -> Vec<PciAddress> {
         let addresses = self.list("sys/bus/pci/devices");
-        let addresses = addresses.iter().filter_map(|name| crate::admission::address(name).ok());
+        let addresses = addresses.iter().filter_map(|name| name.parse().ok());
         addresses.filter(|address| choose(self, *address)).collect()
     }
 

@@ -53,10 +53,7 @@ fn bind(name: &str) -> PciAddress {
         fs::write("/sys/bus/pci/drivers_probe", name).unwrap();
     }
     assert!(fs::read_link(format!("{path}/driver")).unwrap().ends_with("vfio-pci"));
-    let numbers: Vec<u16> =
-        name.split([':', '.']).map(|part| u16::from_str_radix(part, 16).unwrap()).collect();
-    let [segment, bus, device, function] = numbers[..] else { panic!("{name}") };
-    PciAddress { segment, bus: bus as u8, devfn: (device << 3 | function) as u8 }
+    name.parse().unwrap()
 }
 
 /// A container with the functions' groups.

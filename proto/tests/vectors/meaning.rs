@@ -118,13 +118,7 @@ impl FunctionFields {
 }
 
 fn pci_address(text: &str) -> PciAddress {
-    let parts: Vec<_> = text.split([':', '.']).map(|part| u16::from_str_radix(part, 16).unwrap()).collect();
-    let &[segment, bus, device, function] = parts.as_slice() else { panic!("no PCI address: {text}") };
-    let address = PciAddress {
-        segment,
-        bus: u8::try_from(bus).unwrap(),
-        devfn: u8::try_from(device << 3 | function).unwrap(),
-    };
+    let address: PciAddress = text.parse().unwrap();
     assert_eq!(address.to_string(), text);
     address
 }

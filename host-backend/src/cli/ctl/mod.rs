@@ -297,7 +297,8 @@ fn assigned(path: &Path) -> Result<Vec<String>, CtlError> {
 
 /// The address of a function as the daemon has it; other names as they are.
 fn full_name(text: &str) -> String {
-    crate::admission::address(text).map_or_else(|_| text.to_owned(), |address| address.to_string())
+    text.parse::<virtio_irq_proto::PciAddress>()
+        .map_or_else(|_| text.to_owned(), |address| address.to_string())
 }
 
 fn write_out(text: &str) -> Result<(), CtlError> {
