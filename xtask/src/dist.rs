@@ -11,16 +11,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use vhost_device_irq::cli::Cli;
+use virtio_irq_lab::module_source;
 
 /// Where everything goes, below the workspace's root.
 const DIST: &str = "target/dist";
 
 /// What is kept in the repository for packages.
 const KEPT: &str = "host-backend/dist";
-
-/// What the guest's module is built from.
-const MODULE_SOURCES: &[&str] =
-    &["Cargo.toml", "LICENSES", "proto", "guest-driver/core", "guest-driver/linux", "spec"];
 
 pub(crate) fn run(root: &Path, package: bool, install: bool) -> ExitCode {
     let outcome = match (package, install) {
@@ -80,41 +77,9 @@ fn write(root: &Path) -> io::Result<()> {
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut Cli::command(), "vhost-device-irq", &completions)?;
     }
-    module_source(root, &dist.join("module"))?;
+    module_source(root, &dist.join("module"), &dist.join("module.log")).map_err(io::Error::other)?;
     println!("man pages, completions and the module's source are in {DIST}");
     Ok(())
-}
-
-/// The tracked files that the module is built from, laid out as in the repository, with dkms.conf where DKMS looks for it.
-fn module_source(root: &Path, to: &Path) -> io::Result<()> {
-    let listed =
-        Command::new("git").current_dir(root).args(["ls-files", "-z", "--"]).args(MODULE_SOURCES).output()?;
-    if !listed.status.success() {
-        return Err(io::Error::other(String::from_utf8_lossy(&listed.stderr).into_owned()));
-    }
-    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    for path in listed.split_terminator('\0') {
-        let target = to.join(path);
-        fs::create_dir_all(target.parent().unwrap_or(to))?;
-        fs::copy(root.join(path), target)?;
-    }
-    fs::copy(to.join("guest-driver/linux/dkms.conf"), to.join("dkms.conf"))?;
-    vendor(&to.join("guest-driver/linux/rust"))
-}
-
-/// What cargo would fetch, beside the crate that needs it: DKMS builds where there may be no network.
-fn vendor(package: &Path) -> io::Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let manifest = package.join("Cargo.toml");
-    let vendored = Command::new(cargo)
-        .args(["vendor", "--locked", "--quiet", "--versioned-dirs", "--manifest-path"])
-        .arg(&manifest)
-        .arg(package.join("vendor"))
-        .output()?;
-    if vendored.status.success() {
-        return Ok(());
-    }
-    Err(io::Error::other(String::from_utf8_lossy(&vendored.stderr).into_owned()))
 }
 
 /// cargo-deb, under target/tools as cargo-deny is.

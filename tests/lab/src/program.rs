@@ -79,8 +79,10 @@ pub(crate) fn output(what: &str, command: &mut Command, log: &Path) -> Result<Ve
         return Ok(output.stdout);
     }
     let mut file = append(log)?;
-    writeln!(file, "--- {what}: {command:?}").and_then(|()| file.write_all(&output.stderr)).at(log)?;
-    Err(failed(what, &output.status.to_string(), &output.stderr, log))
+    // Not every program complains on standard error.
+    let said = [output.stdout, output.stderr].concat();
+    writeln!(file, "--- {what}: {command:?}").and_then(|()| file.write_all(&said)).at(log)?;
+    Err(failed(what, &output.status.to_string(), &said, log))
 }
 
 fn append(log: &Path) -> Result<File> {

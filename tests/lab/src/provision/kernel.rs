@@ -49,12 +49,25 @@ pub(super) fn fetch(tree: &Path, suite: &str, packages: &[String], log: &Path) -
 
 /// The release of the kernel in the tree: that of the headers from backports, which are newer than others that may be there.
 pub(crate) fn release(tree: &Path) -> Result<String> {
+    releases(tree)?
+        .into_iter()
+        .max_by_key(|release| numbers(release))
+        .ok_or_else(|| Error::Unexpected(format!("no kernel in {}", tree.display())))
+}
+
+/// The release of the series `series` whose headers are in the tree.
+pub(crate) fn release_of(tree: &Path, wanted: &str) -> Result<String> {
+    let found = releases(tree)?.into_iter().find(|release| series(release) == wanted);
+    found.ok_or_else(|| Error::Unexpected(format!("no kernel {wanted} in {}", tree.display())))
+}
+
+fn releases(tree: &Path) -> Result<Vec<String>> {
     let modules = tree.join("usr/lib/modules");
     let entries = fs::read_dir(&modules).at(&modules)?;
-    let releases = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
-    releases
-        .max_by_key(|release| numbers(release))
-        .ok_or_else(|| Error::Unexpected(format!("no kernel in {}", modules.display())))
+    let name = |entry: std::io::Result<fs::DirEntry>| {
+        Ok(entry.at(&modules)?.file_name().to_string_lossy().into_owned())
+    };
+    entries.map(name).collect()
 }
 
 /// `7.3.4+deb13-amd64` → 7, 3, 4, 13, 64: what orders releases.

@@ -14,7 +14,7 @@ mod tree;
 
 pub(crate) use cdev::character_devices;
 pub(crate) use drivers::for_drivers;
-pub(crate) use kernel::{IMAGE, release};
+pub(crate) use kernel::{IMAGE, release, release_of};
 
 use crate::error::{Error, Result};
 use crate::layout::Layout;

@@ -37,6 +37,9 @@ const FROM_RELEASE: &[&str] = &["rustc", "cargo", "rust-src"];
 /// What the daemon's package needs of a machine, and udev's group for QEMU.
 const FOR_SERVICES: &[&str] = &["systemd", "udev"];
 
+/// Builds the module from its source as a user's machine does.
+const FOR_MODULES: &[&str] = &["dkms"];
+
 /// The tree is made anew whenever it is wanted, so it need not survive a power cut, and nobody reads manuals in it.
 const DPKG: &str = "force-unsafe-io\npath-exclude=/usr/share/doc/*\npath-exclude=/usr/share/man/*\n\
                     path-exclude=/usr/share/locale/*\n";
@@ -94,12 +97,18 @@ pub(super) fn make(layout: &Layout, fresh: bool) -> Result<()> {
         }
         Ok(())
     })?;
-    // The last, so that a tree without it gets it and is not made anew.
-    step("systemd", "systemd, for what is installed as a service", &|| {
-        apt(&tree, &log, &["update"])?;
-        apt(&tree, &log, &[&add, FOR_SERVICES].concat())?;
-        apt(&tree, &log, &["clean"])
-    })
+    // The last, so that a tree without them gets them and is not made anew.
+    for (name, what, packages) in [
+        ("systemd", "systemd, for what is installed as a service", FOR_SERVICES),
+        ("dkms", "DKMS", FOR_MODULES),
+    ] {
+        step(name, what, &|| {
+            apt(&tree, &log, &["update"])?;
+            apt(&tree, &log, &[&add, packages].concat())?;
+            apt(&tree, &log, &["clean"])
+        })?;
+    }
+    Ok(())
 }
 
 fn base(tree: &Path, log: &Path) -> Result<()> {

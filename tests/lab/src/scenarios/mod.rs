@@ -16,6 +16,7 @@ mod native_edu;
 mod sources;
 mod systemd;
 mod vectors;
+mod vtd_dkms;
 mod vtd_event_cdev;
 mod vtd_event_igb;
 mod vtd_event_lifecycle;
@@ -48,6 +49,7 @@ pub const ALL: &[&Scenario] = &[
     &vtd_vfio_control::SCENARIO,
     &examined::VTD,
     &vtd_package::SCENARIO,
+    &vtd_dkms::SCENARIO,
     &event_edu::VTD,
     &vtd_event_xhci16::SCENARIO,
     &vtd_event_igb::SCENARIO,
