@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The functions that guests get.
 
+use crate::agent::Agent;
+use crate::error::{Error, Result};
 use crate::host::payload;
 use crate::iommu::Iommu;
 use crate::machine::{Guest, Machine};
+use virtio_irq_lab_agent::{Bytes, Operation};
 
 /// The VMM's process id, by which the daemon finds the VFIO devices.
 pub(super) const PIDFILE: &str = "/run/qemu.pid";
@@ -103,6 +106,17 @@ impl Function {
     /// The function, assigned with these options of QEMU's `vfio-pci`.
     pub(super) fn option(self, options: &'static str) -> Self {
         Self { options, ..self }
+    }
+
+    /// Sets and clears bits in 16 bits of configuration space, behind the back of the guest's kernel.
+    pub(super) fn change_config(&self, guest: &Agent, offset: usize, set: u16, clear: u16) -> Result<()> {
+        let path = self.in_guest("config");
+        let config = guest.read_bytes(&path)?;
+        let half = config.get(offset..offset + 2).and_then(|bytes| bytes.try_into().ok());
+        let half = half.ok_or_else(|| Error::Unexpected(format!("{path} ends before {offset:#x}")))?;
+        let value = (u16::from_le_bytes(half) | set) & !clear;
+        let data = Bytes(value.to_le_bytes().to_vec());
+        guest.perform(Operation::WriteAt { path, offset: offset as u64, data })
     }
 
     fn slot(&self) -> &'static str {

@@ -25,6 +25,7 @@ mod vtd_native_igb;
 mod vtd_package;
 mod vtd_vfio_control;
 mod vtd_wcn6855_event32;
+mod vtd_wcn6855_hostile;
 mod vtd_wcn6855_native;
 mod vtd_wcn6855_stock;
 mod wcn6855;
@@ -59,6 +60,7 @@ pub const ALL: &[&Scenario] = &[
     &vtd_wcn6855_stock::SCENARIO,
     &vtd_wcn6855_native::SCENARIO,
     &vtd_wcn6855_event32::SCENARIO,
+    &vtd_wcn6855_hostile::SCENARIO,
     &native_edu::AMDVI,
     &event_edu::AMDVI,
     &examined::AMDVI,

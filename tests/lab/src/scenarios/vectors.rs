@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::hardware::Requested;
 use crate::msi::{ENTRY, Pair, Table, pairs, table};
 use std::time::Instant;
-use virtio_irq_lab_agent::{Bytes, Operation};
 
 /// Its module.
 pub(super) const MODULE: &str = "virtio_irq_vectors";
@@ -108,13 +107,7 @@ impl<'a> Vectors<'a> {
 
     /// Sets and clears bits in 16 bits of configuration space, behind the back of the guest's kernel.
     pub(super) fn change_config(&self, offset: usize, set: u16, clear: u16) -> Result<()> {
-        let path = self.function.in_guest("config");
-        let config = self.guest.read_bytes(&path)?;
-        let half = config.get(offset..offset + 2).and_then(|bytes| bytes.try_into().ok());
-        let half = half.ok_or_else(|| Error::Unexpected(format!("{path} ends before {offset:#x}")))?;
-        let value = (u16::from_le_bytes(half) | set) & !clear;
-        let data = Bytes(value.to_le_bytes().to_vec());
-        self.guest.perform(Operation::WriteAt { path, offset: offset as u64, data })
+        self.function.change_config(self.guest, offset, set, clear)
     }
 
     fn write(&self, attribute: &str, value: &str) -> Result<()> {

@@ -2,11 +2,9 @@
 //! A Wi-Fi card in a guest whose kernel has one MSI vector to give: virtio-irq delivers all 32 that the card can have, each to a
 //! handler of its own, and the patched ath11k takes them.
 
-use super::daemon::Daemon;
-use super::functions::{WCN6855, guest_with};
-use super::kernels::{guest_is_well, host_is_well, start_guest};
-use super::vectors::names;
-use super::wcn6855::{self as card, Rings};
+use super::functions::WCN6855;
+use super::kernels::{guest_is_well, host_is_well};
+use super::wcn6855::{self as card, Rings, VECTORS, held_by_host};
 use super::{Common, SOON, Sabotage, Scenario, Stand, text_of};
 use crate::checks::{Verdict, expect};
 use crate::error::Result;
@@ -14,9 +12,6 @@ use crate::host::{Host, RunningGuest};
 use crate::iommu::Iommu;
 use crate::msi::Pair;
 use std::time::Duration;
-
-/// Vectors of the card's MSI capability.
-const VECTORS: usize = 32;
 
 /// Rings of the card.
 const RINGS: usize = 17;
@@ -32,9 +27,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         "guest-has-one-vector-to-give",
         "virtio-irq-gives-32",
         "each-vector-runs-its-handler",
-        "works-after-power-down-and-up",
         "ath11k-takes-32-vectors",
-        "ath11k-powers-the-card-up",
     ],
     sabotages: &[
         Sabotage {
@@ -53,22 +46,12 @@ pub(super) const SCENARIO: Scenario = Scenario {
             fails: "each-vector-runs-its-handler",
         },
         Sabotage {
-            name: "power-stays-on",
-            what: "the driver is not told to power the card down",
-            fails: "works-after-power-down-and-up",
-        },
-        Sabotage {
             name: "unpatched-driver",
             what: "the guest has Debian's ath11k",
             fails: "ath11k-takes-32-vectors",
         },
-        Sabotage {
-            name: "no-firmware-file",
-            what: "the guest's kernel looks for firmware in another place",
-            fails: "ath11k-powers-the-card-up",
-        },
     ],
-    common: &[Common::KERNELS, Common::DAEMON],
+    common: &[card::COMMON, Common::KERNELS, Common::DAEMON],
     unsettled: None,
     limit: Duration::from_secs(400),
     run,
@@ -76,19 +59,13 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 fn run(stand: &mut Stand<'_>) -> Result<()> {
     let drivers = crate::wifi::drivers(stand.layout, None)?;
-    let files = card::guest_files(stand, Some(&drivers))?;
-    stand.on_host_with(SCENARIO.name, &[WCN6855], &files, play)
+    card::on_host(stand, SCENARIO.name, Some(&drivers), play)
 }
 
 fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     let device = if stand.sabotaged("no-vfio") { WCN6855.spec() } else { WCN6855.spec_with_vfio() };
-    let daemon = Daemon::start(host, "daemon", &[device])?;
-    let mut guest = guest_with(&[WCN6855]);
-    if stand.sabotaged("iommu-in-the-guest") {
-        guest = guest.with(card::IOMMU.map(str::to_owned));
-    }
-    let guest = Daemon::serve(host, guest)?;
-    let guest = start_guest(host, "qemu", &guest, &["virtio_irq", card::MODULE])?;
+    let arguments: &[&str] = if stand.sabotaged("iommu-in-the-guest") { &card::IOMMU } else { &[] };
+    let (daemon, guest) = card::served_guest(host, device, arguments)?;
     sources_arrive(stand, host, &guest)?;
     card::unbind(guest.agent())?;
     ath11k_takes_them(stand, host, &guest)?;
@@ -123,11 +100,6 @@ fn sources_arrive(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> R
         let seen = all_arrive(host, &rings, 0)?;
         expect(between == 0, format!("{between} vectors on the host while it is off; on again: {seen}"))
     })
-}
-
-/// The card's vectors that the host has enabled.
-fn held_by_host(host: &Host) -> Result<usize> {
-    Ok(names(&host.vfio_requested(WCN6855.host)?, "vfio-msi").len())
 }
 
 /// There are more vectors than rings: the first rings get the first vectors, and then the last. Each sends its message once, which
@@ -167,8 +139,7 @@ fn ath11k_takes_them(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -
     let agent = guest.agent();
     let model = card::model(host)?;
     let mark = model.mark();
-    let firmware = if stand.sabotaged("no-firmware-file") { "/nowhere" } else { card::FIRMWARE };
-    card::load_ath11k(stand, guest, !stand.sabotaged("unpatched-driver"), firmware)?;
+    card::load_ath11k(stand, guest, !stand.sabotaged("unpatched-driver"))?;
     stand.report.check("ath11k-takes-32-vectors", &agent.kernel_log(), || {
         let taken = agent.kernel_line(0, TAKEN, SOON)?;
         let line = agent.kernel_line(0, card::TOLD, SOON)?;

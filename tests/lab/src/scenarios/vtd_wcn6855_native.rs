@@ -4,11 +4,11 @@
 //!
 //! The model has no firmware that would go on from there, so what ath11k does with the message is done by a sample driver.
 
-use super::daemon::Daemon;
-use super::functions::{WCN6855, guest_with};
-use super::kernels::{guest_is_well, host_is_well, start_guest};
+use super::functions::WCN6855;
+use super::kernels::{guest_is_well, host_is_well};
 use super::wcn6855::{self as card, Rings, TOLD};
 use super::{Common, SOON, Sabotage, Scenario, Stand, text_of};
+use crate::agent::Agent;
 use crate::checks::{Unmet, Verdict, expect};
 use crate::error::{Error, Result};
 use crate::host::{Host, RunningGuest};
@@ -28,10 +28,9 @@ pub(super) const SCENARIO: Scenario = Scenario {
         "patches-apply-and-build",
         "told-pair-is-the-hosts",
         "every-ring-is-heard",
-        "works-after-power-down-and-up",
         "works-after-binding-again",
         "ath11k-is-told-the-hosts-pair",
-        "ath11k-powers-the-card-up",
+        "ath11k-asks-when-it-is-bound-again",
     ],
     sabotages: &[
         Sabotage {
@@ -46,11 +45,6 @@ pub(super) const SCENARIO: Scenario = Scenario {
         },
         Sabotage { name: "own-pair", what: "the rings get the guest's pair", fails: "every-ring-is-heard" },
         Sabotage {
-            name: "power-stays-on",
-            what: "the driver is not told to power the card down",
-            fails: "works-after-power-down-and-up",
-        },
-        Sabotage {
             name: "forget-to-ask",
             what: "after binding again the rings get the guest's pair",
             fails: "works-after-binding-again",
@@ -61,12 +55,12 @@ pub(super) const SCENARIO: Scenario = Scenario {
             fails: "ath11k-is-told-the-hosts-pair",
         },
         Sabotage {
-            name: "no-firmware-file",
-            what: "the guest's kernel looks for firmware in another place",
-            fails: "ath11k-powers-the-card-up",
+            name: "stay-bound",
+            what: "the driver stays bound",
+            fails: "ath11k-asks-when-it-is-bound-again",
         },
     ],
-    common: &[Common::KERNELS, Common::DAEMON],
+    common: &[card::COMMON, Common::KERNELS, Common::DAEMON],
     unsettled: None,
     limit: Duration::from_secs(900),
     run,
@@ -74,8 +68,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 fn run(stand: &mut Stand<'_>) -> Result<()> {
     let drivers = patches_build(stand)?;
-    let files = card::guest_files(stand, Some(&drivers))?;
-    stand.on_host_with(SCENARIO.name, &[WCN6855], &files, play)
+    card::on_host(stand, SCENARIO.name, Some(&drivers), play)
 }
 
 fn patches_build(stand: &mut Stand<'_>) -> Result<Drivers> {
@@ -96,12 +89,11 @@ fn patches_build(stand: &mut Stand<'_>) -> Result<Drivers> {
 fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     let simulated = stand.sabotaged("simulated-pair");
     let device = if simulated { WCN6855.spec().replace(WCN6855.host, "sim:wcn6855") } else { WCN6855.spec() };
-    let daemon = Daemon::start(host, "daemon", &[device])?;
-    let guest = Daemon::serve(host, guest_with(&[WCN6855]))?;
-    let guest = start_guest(host, "qemu", &guest, &["virtio_irq", card::MODULE])?;
+    let (daemon, guest) = card::served_guest(host, device, &[])?;
     rings_are_heard(stand, host, &guest)?;
     card::unbind(guest.agent())?;
     ath11k_asks(stand, host, &guest)?;
+    ath11k_asks_again(stand, host, guest.agent())?;
     guest_is_well(stand, &guest, 1)?;
     daemon.outlasts(stand, host, guest, 1)?;
     host_is_well(stand, host, None)
@@ -176,8 +168,7 @@ fn ath11k_asks(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Resu
     let agent = guest.agent();
     let model = card::model(host)?;
     let mark = model.mark();
-    let firmware = if stand.sabotaged("no-firmware-file") { "/nowhere" } else { card::FIRMWARE };
-    card::load_ath11k(stand, guest, !stand.sabotaged("unpatched-driver"), firmware)?;
+    card::load_ath11k(stand, guest, !stand.sabotaged("unpatched-driver"))?;
     stand.report.check("ath11k-is-told-the-hosts-pair", &agent.kernel_log(), || {
         let line = agent.kernel_line(0, TOLD, SOON)?;
         let there = host.msi(WCN6855.host)?.pair;
@@ -185,4 +176,19 @@ fn ath11k_asks(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Resu
         expect(told == there, format!("{}; the host has {there}", text_of(&line)))
     })?;
     stand.report.check("ath11k-powers-the-card-up", model.log(), || Ok(card::powered_up(host, mark)?))
+}
+
+/// The real driver is bound again, for which it enables MSI anew, and has to ask anew.
+fn ath11k_asks_again(stand: &mut Stand<'_>, host: &Host, guest: &Agent) -> Result<()> {
+    let stays = stand.sabotaged("stay-bound");
+    stand.report.check("ath11k-asks-when-it-is-bound-again", &guest.kernel_log(), || {
+        let mark = guest.kernel_mark();
+        if !stays {
+            card::unbind(guest)?;
+            card::bind(guest, card::ATH11K)?;
+        }
+        let line = guest.kernel_line(mark, TOLD, SOON)?;
+        let there = host.msi(WCN6855.host)?.pair;
+        expect(card::told(&line) == Some(there), format!("{}; the host has {there}", text_of(&line)))
+    })
 }

@@ -51,8 +51,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 fn run(stand: &mut Stand<'_>) -> Result<()> {
-    let files = card::guest_files(stand, None)?;
-    stand.on_host_with(SCENARIO.name, &[WCN6855], &files, play)
+    card::on_host(stand, SCENARIO.name, None, play)
 }
 
 fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
@@ -105,8 +104,7 @@ fn rings_are_not_heard(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest,
 fn ath11k_knows_no_better(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
     let model = card::model(host)?;
     let mark = model.mark();
-    let firmware = if stand.sabotaged("no-firmware-file") { "/nowhere" } else { card::FIRMWARE };
-    card::load_ath11k(stand, guest, false, firmware)?;
+    card::load_ath11k(stand, guest, false)?;
     stand.report.check("stock-driver-powers-the-card-up", model.log(), || {
         let line = card::powered_up(host, mark)?;
         let told = guest.agent().kernel_lines(&[card::TOLD]);

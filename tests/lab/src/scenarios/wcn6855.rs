@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the scenarios with the Wi-Fi card's model have in common.
 
-use super::functions::WCN6855;
-use super::kernels::load;
-use super::{SOON, Stand};
+use super::daemon::Daemon;
+use super::functions::{WCN6855, guest_with};
+use super::kernels::{load, start_guest};
+use super::vectors::names;
+use super::{Common, SOON, Sabotage, Stand};
 use crate::agent::Agent;
 use crate::checks::Row;
 use crate::companion::Companion;
@@ -19,17 +21,71 @@ use virtio_irq_lab_agent::PAYLOAD;
 /// The sample driver's module.
 pub(super) const MODULE: &str = "virtio_irq_wcn6855";
 
+/// Vectors of the card's MSI capability.
+pub(super) const VECTORS: usize = 32;
+
+/// What virtio-irq is to do for the card, however it does it.
+pub(super) const COMMON: Common = Common {
+    checks: &["works-after-power-down-and-up", "ath11k-powers-the-card-up"],
+    sabotages: &[
+        Sabotage {
+            name: "power-stays-on",
+            what: "the driver is not told to power the card down",
+            fails: "works-after-power-down-and-up",
+        },
+        Sabotage {
+            name: "no-firmware-file",
+            what: "the guest's kernel looks for firmware in another place",
+            fails: "ath11k-powers-the-card-up",
+        },
+    ],
+};
+
 /// What ath11k needs of the stock kernel, and itself.
 const STOCK: &[&str] = &["qrtr", "ath11k_pci"];
 
 /// The patched modules, in an order in which they load.
 const PATCHED: &[&str] = &["ath11k", "ath11k_pci"];
 
+/// The register of the model's test page that makes it tell nonsense.
+const NONSENSE: usize = 0x1f_f020;
+
+/// Devices go to sleep one after the other.
+const SUSPEND: Duration = Duration::from_secs(30);
+
 /// The card's rings in turn; each may wait a third of a second for a handler.
 const FIRE: Duration = Duration::from_secs(120);
 
-/// What the drivers of the card need in the boot image of a guest.
-pub(super) fn guest_files(stand: &Stand<'_>, drivers: Option<&wifi::Drivers>) -> Result<Vec<PathBuf>> {
+/// Boots a host with the card, and plays on it. Its guests have the drivers of the card in their boot image.
+pub(super) fn on_host(
+    stand: &mut Stand<'_>,
+    name: &str,
+    drivers: Option<&wifi::Drivers>,
+    play: impl FnOnce(&mut Stand<'_>, &Host) -> Result<()>,
+) -> Result<()> {
+    let files = guest_files(stand, drivers)?;
+    stand.on_host_with(name, &[WCN6855], &files, play)
+}
+
+/// Starts the daemon with this value of `--device`, and a guest that it serves, which has the sample driver. `arguments` are
+/// further ones of the guest's QEMU.
+pub(super) fn served_guest(
+    host: &Host,
+    device: String,
+    arguments: &[&str],
+) -> Result<(Daemon, RunningGuest)> {
+    let daemon = Daemon::start(host, "daemon", &[device])?;
+    let guest = guest_with(&[WCN6855]).with(arguments.iter().map(|&argument| argument.to_owned()));
+    let guest = start_guest(host, "qemu", &Daemon::serve(host, guest)?, &["virtio_irq", MODULE])?;
+    Ok((daemon, guest))
+}
+
+/// The card's vectors that the host has enabled.
+pub(super) fn held_by_host(host: &Host) -> Result<usize> {
+    Ok(names(&host.vfio_requested(WCN6855.host)?, "vfio-msi").len())
+}
+
+fn guest_files(stand: &Stand<'_>, drivers: Option<&wifi::Drivers>) -> Result<Vec<PathBuf>> {
     let mut files = vec![wifi::firmware(stand.layout)?.join("ath11k")];
     files.extend(modules::closure(stand.layout, STOCK)?);
     files.extend(drivers.map(|drivers| drivers.modules.clone()));
@@ -51,15 +107,11 @@ pub(super) fn told(line: &str) -> Option<Pair> {
 }
 
 /// Where the guest's kernel finds the card's firmware.
-pub(super) const FIRMWARE: &str = PAYLOAD;
+const FIRMWARE: &str = PAYLOAD;
 
 /// Loads ath11k and what it needs: Debian's, or the patched one.
-pub(super) fn load_ath11k(
-    stand: &Stand<'_>,
-    guest: &RunningGuest,
-    patched: bool,
-    firmware: &str,
-) -> Result<()> {
+pub(super) fn load_ath11k(stand: &Stand<'_>, guest: &RunningGuest, patched: bool) -> Result<()> {
+    let firmware = if stand.sabotaged("no-firmware-file") { "/nowhere" } else { FIRMWARE };
     guest.agent().write("/sys/module/firmware_class/parameters/path", firmware)?;
     for module in modules::closure(stand.layout, STOCK)? {
         let name = module.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -79,8 +131,30 @@ pub(super) fn unbind(guest: &Agent) -> Result<()> {
 }
 
 /// Gives the card to a driver.
-pub(super) fn bind(guest: &Agent, driver: &str) -> Result<()> {
-    guest.write(&format!("/sys/bus/pci/drivers/{driver}/bind"), WCN6855.guest)
+pub(super) fn bind(guest: &Agent, name: &str) -> Result<()> {
+    guest.write(&driver("bind", name), WCN6855.guest)
+}
+
+/// The real driver's name.
+pub(super) const ATH11K: &str = "ath11k_pci";
+
+/// A file of a driver.
+pub(super) fn driver(file: &str, name: &str) -> String {
+    format!("/sys/bus/pci/drivers/{name}/{file}")
+}
+
+/// Sends the guest to sleep as far as its devices, and wakes it again. One that sleeps loses its agent's channel: this is for one
+/// that refuses.
+pub(super) fn suspend(guest: &Agent) -> Result<()> {
+    // The kernel's own test of drivers (Documentation/power/basic-pm-debugging.rst), without its pause of five seconds.
+    guest.write("/sys/module/suspend/parameters/pm_test_delay", "0")?;
+    guest.write("/sys/power/pm_test", "devices")?;
+    guest.write_within("/sys/power/state", "freeze", SUSPEND)
+}
+
+/// Lets the model tell nonsense of this kind (`test_page::NONSENSE`), 0 for none. Nobody has its BAR meanwhile.
+pub(super) fn talk_nonsense(guest: &Agent, kind: u32) -> Result<()> {
+    guest.store(&WCN6855.in_guest("resource0"), NONSENSE, kind)
 }
 
 /// Waits until the driver has powered the card up.
