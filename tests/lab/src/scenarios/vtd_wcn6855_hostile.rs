@@ -102,7 +102,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         Sabotage { name: "stay-bound", what: "the driver stays bound", fails: "no-interrupt-is-left" },
     ],
     common: &[Common::KERNELS, Common::DAEMON],
-    unsettled: Some("the run with the last patches is still to be made"),
+    unsettled: None,
     limit: Duration::from_secs(600),
     run,
 };
