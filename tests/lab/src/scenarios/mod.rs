@@ -18,6 +18,7 @@ mod systemd;
 mod vectors;
 mod vtd_dkms;
 mod vtd_event_cdev;
+mod vtd_event_hammer;
 mod vtd_event_igb;
 mod vtd_event_lifecycle;
 mod vtd_event_xhci16;
@@ -55,6 +56,7 @@ pub const ALL: &[&Scenario] = &[
     &vtd_event_xhci16::SCENARIO,
     &vtd_event_igb::SCENARIO,
     &vtd_event_lifecycle::SCENARIO,
+    &vtd_event_hammer::SCENARIO,
     &vtd_event_cdev::SCENARIO,
     &guest_hostile_device::SCENARIO,
     &vtd_wcn6855_stock::SCENARIO,
