@@ -48,6 +48,8 @@ pub fn expect(condition: bool, seen: impl Into<String>) -> Verdict {
 pub struct Check {
     /// Its name.
     pub name: &'static str,
+    /// Whether the scenario came to it. One that was not reached has not passed.
+    pub reached: bool,
     /// Whether it held.
     pub passed: bool,
     /// What was seen.
@@ -91,6 +93,14 @@ impl Row {
             _ => "not as many as were sent",
         };
         meaning.to_owned()
+    }
+}
+
+impl Check {
+    /// Whether it was made and did not hold, which is what a sabotage is for.
+    #[must_use]
+    pub fn has_caught(&self) -> bool {
+        self.reached && !self.passed
     }
 }
 
@@ -146,7 +156,7 @@ impl Report {
             }
             Err(Unmet::Broken(error)) => (false, error.to_string(), None),
         };
-        self.add(name, passed, seen, log);
+        self.add(name, Some(passed), seen, log);
         if self.last == Some(name) {
             return Err(Error::Unexpected("the rest is not of interest".into()));
         }
@@ -163,7 +173,7 @@ impl Report {
         let made: Vec<_> = self.checks.iter().map(|check| check.name).collect();
         let missing: Vec<_> = self.planned.iter().copied().filter(|name| !made.contains(name)).collect();
         for name in missing {
-            self.add(name, false, format!("not reached: {why}"), log);
+            self.add(name, None, format!("not reached: {why}"), log);
         }
     }
 
@@ -204,11 +214,13 @@ impl Report {
         })
     }
 
-    fn add(&mut self, name: &'static str, passed: bool, seen: String, log: &Path) {
+    /// Without an outcome it was not reached.
+    fn add(&mut self, name: &'static str, outcome: Option<bool>, seen: String, log: &Path) {
         // One line a check, also when an error has many.
         let seen = seen.lines().map(str::trim).collect::<Vec<_>>().join("; ");
         let at = self.start.elapsed().as_secs_f32();
-        let check = Check { name, passed, seen, log: log.to_owned(), at };
+        let (reached, passed) = (outcome.is_some(), outcome == Some(true));
+        let check = Check { name, reached, passed, seen, log: log.to_owned(), at };
         (self.observer)(&check);
         self.checks.push(check);
     }
@@ -232,6 +244,7 @@ mod tests {
         report.close("the guest died", Path::new("log"));
         assert!(!report.passed());
         assert_eq!(report.checks()[1].seen, "not reached: the guest died");
+        assert!(!report.checks()[1].has_caught(), "it may be unable to fail");
     }
 
     #[test]
@@ -268,5 +281,7 @@ mod tests {
         report.check("first", Path::new("log"), || expect(1 == 2, "saw 1")).unwrap();
         report.check("second", Path::new("log"), || expect(true, "saw 2")).unwrap();
         assert!(!report.passed());
+        assert!(report.checks()[0].has_caught());
+        assert!(!report.checks()[1].has_caught());
     }
 }
