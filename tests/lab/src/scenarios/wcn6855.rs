@@ -143,8 +143,8 @@ pub(super) fn driver(file: &str, name: &str) -> String {
     format!("/sys/bus/pci/drivers/{name}/{file}")
 }
 
-/// Sends the guest to sleep as far as its devices, and wakes it again. One that sleeps loses its agent's channel: this is for one
-/// that refuses.
+/// Sends the guest to sleep as far as its devices, and wakes it again. One that did sleep was not heard of any more: this is for
+/// one that refuses.
 pub(super) fn suspend(guest: &Agent) -> Result<()> {
     // The kernel's own test of drivers (Documentation/power/basic-pm-debugging.rst), without its pause of five seconds.
     guest.write("/sys/module/suspend/parameters/pm_test_delay", "0")?;
