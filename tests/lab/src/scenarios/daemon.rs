@@ -18,6 +18,9 @@ const SOCKET: &str = "/run/virtio-irq.sock";
 
 const CONTROL_SOCKET: &str = "/run/virtio-irq.ctl";
 
+/// The check that it is confined, by all that it can be confined with.
+pub(super) const CONFINED: &str = "daemon-is-confined";
+
 /// The daemon is to leave at once.
 const LEAVE: Duration = Duration::from_secs(20);
 
@@ -26,6 +29,22 @@ pub(super) struct Daemon {
     name: String,
     process: Process,
     before: Holdings,
+}
+
+/// What a daemon says of its confinement.
+pub(super) struct Confinement {
+    pub(super) is_whole: bool,
+    pub(super) seen: String,
+}
+
+/// Reads it out of the daemon's status.
+pub(super) fn confinement(status: &Value) -> Confinement {
+    let own = &status["daemon"]["sandbox"];
+    let parts = ["no_new_privileges", "landlock", "seccomp"];
+    Confinement {
+        is_whole: parts.iter().all(|part| own[part] == true),
+        seen: format!("the daemon itself: {own}"),
+    }
 }
 
 impl Daemon {
@@ -108,8 +127,17 @@ impl Daemon {
         }
     }
 
-    /// The check `daemon-leaks-nothing`, and its sabotage `lingering-frontend`.
+    /// The check [`CONFINED`], of a daemon that has done all that it does.
+    fn is_confined(&self, stand: &mut Stand<'_>, host: &Host) -> Result<()> {
+        stand.report.check(CONFINED, &self.log(), || {
+            let own = confinement(&self.ctl(host, &["status"])?["status"]);
+            expect(own.is_whole, own.seen)
+        })
+    }
+
+    /// The checks [`CONFINED`] and `daemon-leaks-nothing`, whose sabotage is `lingering-frontend`.
     pub(super) fn leaks_nothing(&self, stand: &mut Stand<'_>, host: &Host, frontends: usize) -> Result<()> {
+        self.is_confined(stand, host)?;
         if stand.sabotaged("lingering-frontend") {
             host.agent().perform(Operation::Connect { path: SOCKET.into() })?;
             host.agent().output_line_after(&self.name, frontends, "a frontend connected", SOON)?;

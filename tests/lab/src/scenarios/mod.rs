@@ -133,8 +133,9 @@ impl Common {
     };
     /// The daemon on the host, and its end.
     const DAEMON: Self = Self {
-        checks: &["daemon-leaks-nothing", "daemon-leaves-cleanly"],
+        checks: &[daemon::CONFINED, "daemon-leaks-nothing", "daemon-leaves-cleanly"],
         sabotages: &[
+            NO_LANDLOCK,
             Sabotage {
                 name: "lingering-frontend",
                 what: "a frontend stays connected where all should be gone",
@@ -154,6 +155,9 @@ const NO_REMAPPING: Sabotage = Sabotage {
     what: "the host's kernel is told to leave interrupt remapping off",
     fails: "host-remaps-interrupts",
 };
+
+const NO_LANDLOCK: Sabotage =
+    Sabotage { name: "no-landlock", what: "the host's kernel is without Landlock", fails: daemon::CONFINED };
 
 /// What a scenario works with.
 struct Stand<'a> {
@@ -199,6 +203,10 @@ impl Stand<'_> {
     ) -> Result<()> {
         if self.sabotaged(NO_REMAPPING.name) || self.sabotaged("nothing-to-remap") {
             machine = machine.argument("intremap=off");
+        }
+        if self.sabotaged(NO_LANDLOCK.name) {
+            // The last one counts.
+            machine = machine.argument("lsm=");
         }
         self.on_any(name, &machine, |stand, host| {
             host_is_fit(stand, host, functions)?;

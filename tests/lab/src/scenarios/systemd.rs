@@ -30,8 +30,7 @@ pub(super) struct Systemd<'a> {
 impl<'a> Systemd<'a> {
     /// What a machine needs for it.
     pub(super) fn machine(machine: Machine) -> Machine {
-        // The rest of the lab does without security modules; the daemon is to have what it confines itself with.
-        machine.module("overlay").argument("lsm=landlock")
+        machine.module("overlay")
     }
 
     /// Boots it.

@@ -2,7 +2,7 @@
 //! The Debian package on a host with real VFIO: systemd starts the daemon with all that its unit takes from it, and the daemon
 //! serves a guest with an assigned function, of which nobody told it but QEMU.
 
-use super::daemon::Daemon;
+use super::daemon::{CONFINED, Daemon, confinement};
 use super::edu::Shot;
 use super::functions::{EDU, QMP, guest_with, machine_with};
 use super::kernels::{guest_is_well, host_is_well, power_off, start_guest};
@@ -35,7 +35,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         "package-installs",
         "unit-serves-the-guest",
         "unit-finds-all-by-qmp",
-        "daemon-is-confined",
+        CONFINED,
         "files-are-enough",
         "unit-stops-cleanly",
         "package-removes",
@@ -55,7 +55,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         Sabotage {
             name: "unconfined",
             what: "the unit's settings leave the daemon's own confinement off",
-            fails: "daemon-is-confined",
+            fails: CONFINED,
         },
         Sabotage {
             name: "few-files",
@@ -128,10 +128,10 @@ fn with_guest(stand: &mut Stand<'_>, host: &Host, systemd: &Systemd<'_>, guest: 
         let whole = vmm["process"].is_u64() && vmm["problems"] == Value::Array(Vec::new());
         expect(found && whole, format!("{vmm}; {function}"))
     })?;
-    stand.report.check("daemon-is-confined", &log, || {
+    stand.report.check(CONFINED, &log, || {
         let unit = package.confinement()?;
-        let own = &status(systemd)?["daemon"]["sandbox"];
-        expect(own["landlock"] == true && own["seccomp"] == true, format!("{unit}; the daemon itself: {own}"))
+        let own = confinement(&status(systemd)?);
+        expect(own.is_whole, format!("{unit}; {}", own.seen))
     })?;
     stand.report.check("files-are-enough", &log, || files(systemd, &package.process()?))
 }
