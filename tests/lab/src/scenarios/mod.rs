@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What is shown, one function each.
 
-mod control;
 mod daemon;
 mod doctor;
 mod edu;
@@ -16,6 +15,7 @@ mod native_edu;
 mod sources;
 mod systemd;
 mod vectors;
+mod vtd_control_socket;
 mod vtd_dkms;
 mod vtd_event_cdev;
 mod vtd_event_hammer;
@@ -50,6 +50,7 @@ pub const ALL: &[&Scenario] = &[
     &vtd_native_igb::SCENARIO,
     &vtd_vfio_control::SCENARIO,
     &examined::VTD,
+    &vtd_control_socket::SCENARIO,
     &vtd_package::SCENARIO,
     &vtd_dkms::SCENARIO,
     &event_edu::VTD,

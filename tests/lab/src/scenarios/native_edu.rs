@@ -5,7 +5,6 @@
 //! QEMU's edu device writes any bytes to any address by its DMA engine, and an MSI is such a write. So edu is a device that
 //! keeps its message in registers of its own, like the Wi-Fi cards that virtio-irq is for.
 
-use super::control;
 use super::daemon::Daemon;
 use super::edu::{self, Edu, Shot};
 use super::functions::{EDU, guest_with};
@@ -90,9 +89,6 @@ pub(super) const VTD: Scenario = Scenario {
     iommu: &Iommu::VTD,
     checks: &[
         "driver-unbinds-and-binds",
-        "status-shows-the-pair",
-        "detached-function-is-gone",
-        "attached-function-is-served",
         "reboot-1-is-served",
         "reboot-2-is-served",
         "reboot-3-is-served",
@@ -104,9 +100,6 @@ pub(super) const VTD: Scenario = Scenario {
             what: "the guest's virtio-irq driver is not unbound",
             fails: "driver-unbinds-and-binds",
         },
-        control::DETACHED_TOO_EARLY,
-        control::KEEP_ATTACHED,
-        control::ATTACHED_ELSEWHERE,
         Sabotage {
             name: "no-driver-after-reboot",
             what: "from the second reboot on the guest does not load the virtio-irq driver",
@@ -149,7 +142,7 @@ fn play(stand: &mut Stand<'_>, host: &Host, lasting: bool) -> Result<()> {
     let simulated = stand.sabotaged("simulated-pair");
     let device = if simulated { EDU.spec().replace(EDU.host, "sim:edu") } else { EDU.spec() };
     let daemon = Daemon::start(host, "daemon", &[device])?;
-    with_virtio_irq(stand, host, &daemon, lasting)?;
+    with_virtio_irq(stand, host, lasting)?;
     if lasting {
         next_frontend(stand, host, &daemon)?;
     }
@@ -201,14 +194,13 @@ fn without_virtio_irq(stand: &mut Stand<'_>, host: &Host, description: Guest) ->
 }
 
 /// The cure, and that it lasts.
-fn with_virtio_irq(stand: &mut Stand<'_>, host: &Host, daemon: &Daemon, lasting: bool) -> Result<()> {
+fn with_virtio_irq(stand: &mut Stand<'_>, host: &Host, lasting: bool) -> Result<()> {
     let guest = start_guest(host, "qemu-with", &served(host)?, MODULES)?;
     pair_is_told(stand, host, &guest)?;
     enabling_again(stand, host, &guest)?;
     let mut starts = STARTS;
     if lasting {
         driver_comes_and_goes(stand, host, &guest)?;
-        control::function_comes_and_goes(stand, host, daemon, &guest)?;
         reboots(stand, host, &guest)?;
         starts += REBOOTS;
     }

@@ -3,32 +3,58 @@
 
 use super::daemon::Daemon;
 use super::edu::{Edu, Shot};
-use super::functions::{EDU, QMP};
-use super::{Sabotage, Stand};
+use super::functions::{EDU, QMP, guest_with};
+use super::kernels::{guest_is_well, host_is_well, start_guest};
+use super::{Common, Sabotage, Scenario, Stand};
 use crate::checks::{Unmet, expect};
 use crate::error::Result;
 use crate::host::{Host, RunningGuest};
+use crate::iommu::Iommu;
 use nix::libc::ENODEV;
 use serde_json::Value;
+use std::time::Duration;
 
-pub(super) const DETACHED_TOO_EARLY: Sabotage = Sabotage {
-    name: "detached-too-early",
-    what: "the function is detached before the status is looked at",
-    fails: "status-shows-the-pair",
-};
-pub(super) const KEEP_ATTACHED: Sabotage = Sabotage {
-    name: "keep-attached",
-    what: "the function is not detached",
-    fails: "detached-function-is-gone",
-};
-pub(super) const ATTACHED_ELSEWHERE: Sabotage = Sabotage {
-    name: "attached-elsewhere",
-    what: "the function is attached as one that the guest sees at another address",
-    fails: "attached-function-is-served",
+/// The guest's modules: the virtio-irq driver and its client, which enables MSI.
+const MODULES: &[&str] = &["virtio_irq", "virtio_irq_edu"];
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "vtd-control-socket",
+    summary: "the operator looks at what a running guest was told, takes its function away and gives it back",
+    iommu: &Iommu::VTD,
+    checks: &["status-shows-the-pair", "detached-function-is-gone", "attached-function-is-served"],
+    sabotages: &[
+        Sabotage {
+            name: "detached-too-early",
+            what: "the function is detached before the status is looked at",
+            fails: "status-shows-the-pair",
+        },
+        Sabotage {
+            name: "keep-attached",
+            what: "the function is not detached",
+            fails: "detached-function-is-gone",
+        },
+        Sabotage {
+            name: "attached-elsewhere",
+            what: "the function is attached as one that the guest sees at another address",
+            fails: "attached-function-is-served",
+        },
+    ],
+    common: &[Common::KERNELS, Common::DAEMON],
+    unsettled: None,
+    limit: Duration::from_secs(300),
+    run: |stand| stand.on_host(SCENARIO.name, &[EDU], play),
 };
 
-/// The operator looks at what the guest was told, takes its function away and gives it back.
-pub(super) fn function_comes_and_goes(
+fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
+    let daemon = Daemon::start(host, "daemon", &[EDU.spec()])?;
+    let guest = start_guest(host, "qemu", &Daemon::serve(host, guest_with(&[EDU]))?, MODULES)?;
+    function_comes_and_goes(stand, host, &daemon, &guest)?;
+    guest_is_well(stand, &guest, 1)?;
+    daemon.outlasts(stand, host, guest, 1)?;
+    host_is_well(stand, host, None)
+}
+
+fn function_comes_and_goes(
     stand: &mut Stand<'_>,
     host: &Host,
     daemon: &Daemon,
