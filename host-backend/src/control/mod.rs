@@ -66,9 +66,6 @@ const WRITE_TIME: Duration = Duration::from_secs(5);
 /// How long to wait after the process ran out of descriptors.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How long the thread for what takes its time waits for more of it.
-const IDLE: Duration = Duration::from_secs(1);
-
 /// How long an operation that is under way may go on when the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -121,7 +118,8 @@ impl Control {
         let sampler = Sampler::new(bridge.clone(), log, about)?;
         let operator = Operator::new(bridge, admission);
         let mut runtime = Builder::new_current_thread();
-        runtime.enable_io().enable_time().max_blocking_threads(1).thread_keep_alive(IDLE);
+        // Operators seldom ask for what takes its time: that thread does not wait for more of it.
+        runtime.enable_io().enable_time().max_blocking_threads(1).thread_keep_alive(Duration::ZERO);
         let runtime = runtime.build()?;
         let (stop, stopped) = oneshot::channel();
         info!("control socket at {socket}");

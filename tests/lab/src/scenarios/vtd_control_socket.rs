@@ -61,6 +61,8 @@ fn function_comes_and_goes(
     guest: &RunningGuest,
 ) -> Result<()> {
     let edu = Edu::new(guest.agent());
+    // So that there is something to look at.
+    edu.host_pair()?;
     if stand.sabotaged("detached-too-early") {
         daemon.ctl(host, &["detach", EDU.host])?;
     }
