@@ -98,7 +98,8 @@ pub(crate) fn debian_package(root: &Path) -> Outcome {
     let mut package = Command::new(installed);
     package
         .current_dir(root)
-        .args(["--package", "vhost-device-irq", "--locked", "--output"])
+        // It warns of files that two patterns name, of which the first decides on the mode.
+        .args(["--package", "vhost-device-irq", "--locked", "--quiet", "--output"])
         .arg(root.join(DIST));
     finish(package)
 }
