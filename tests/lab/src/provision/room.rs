@@ -9,7 +9,7 @@ use std::path::Path;
 const MIB: u64 = 1 << 20;
 
 /// What a lab takes from nothing to its last scenario: the tree with the kernels' sources, the programs, the boot images.
-const WHOLE: u64 = 4096 * MIB;
+const WHOLE: u64 = 5120 * MIB;
 
 /// What it still takes when its tree is there.
 const REST: u64 = 1024 * MIB;
