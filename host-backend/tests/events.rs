@@ -19,7 +19,7 @@ use vhost_device_irq::device::{Assigned, Quota, RateLimit};
 use vhost_device_irq::host::sim::{KINDS, SimFunction};
 use vhost_device_irq::host::{Description, HostFunction};
 use vhost_device_irq::serve::{Stop, Transport, serve};
-use virtio_irq_proto::{Function, FunctionFlags, FunctionId};
+use virtio_irq_proto::{FunctionFlags, FunctionId};
 
 const QUOTA: Quota = Quota { guest: 40, function: 32 };
 
@@ -41,16 +41,8 @@ struct Host {
 }
 
 fn assigned(id: u16, what: Description) -> Assigned {
-    let function = Function {
-        id: FunctionId(id),
-        flags: FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true),
-        guest_address: None,
-        ids: what.ids,
-        intx_count: what.intx_count,
-        msi_count: what.msi_count,
-        msix_count: what.msix_count,
-    };
-    Assigned { function, refused: false }
+    let flags = FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true);
+    Assigned { function: what.function(FunctionId(id), flags), refused: false }
 }
 
 impl Host {

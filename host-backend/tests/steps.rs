@@ -13,7 +13,7 @@ use vhost_device_irq::bridge::Bridge;
 use vhost_device_irq::device::{Assigned, Pair, Quota};
 use vhost_device_irq::host::sim::{KINDS, SimFunction};
 use vhost_device_irq::host::{Description, HostError, HostFunction, Interrupts};
-use virtio_irq_proto::{Function, FunctionFlags, FunctionId, IrqType, VectorRange};
+use virtio_irq_proto::{FunctionFlags, FunctionId, IrqType, VectorRange};
 
 const OK: u8 = 0;
 const HOST_ERROR: u8 = 8;
@@ -166,19 +166,9 @@ impl Bench {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let function = SimFunction::new("card", KINDS[1].ids, 32, 8, 7);
         let (plan, late) = (Arc::<Mutex<Plan>>::default(), Arc::new(OnceLock::new()));
-        let what = function.describe();
-        let assigned = Assigned {
-            function: Function {
-                id: FunctionId(7),
-                flags: FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true),
-                guest_address: None,
-                ids: what.ids,
-                intx_count: what.intx_count,
-                msi_count: what.msi_count,
-                msix_count: what.msix_count,
-            },
-            refused: false,
-        };
+        let flags = FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true);
+        let assigned =
+            Assigned { function: function.describe().function(FunctionId(7), flags), refused: false };
         let hit = Hit { function: function.clone(), bridge: Arc::clone(&late), plan: Arc::clone(&plan) };
         let quota = Quota { guest: 40, function: 32 };
         let bridge = Arc::new(Bridge::new(vec![(assigned, Box::new(hit))], quota).unwrap());

@@ -7,7 +7,7 @@ use core::str::FromStr;
 
 /// Id of a function, chosen by the host. It means nothing beyond this device, and nothing after a device reset (IRQ-DEV-20,
 /// IRQ-DRV-17).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FunctionId(pub u16);
 
 impl fmt::Display for FunctionId {
@@ -142,8 +142,8 @@ impl FunctionFlags {
     }
 }
 
-/// One function of the list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One function of the list. The default one has neither vectors nor flags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Function {
     /// Id in requests and events.
     pub id: FunctionId,

@@ -12,7 +12,7 @@ use vhost_device_irq::device::{Assigned, Quota};
 use vhost_device_irq::host::HostFunction;
 use vhost_device_irq::host::sim::SimFunction;
 use vhost_device_irq::serve::{Stop, Transport, serve};
-use virtio_irq_proto::{Function, FunctionFlags, FunctionId};
+use virtio_irq_proto::{FunctionFlags, FunctionId};
 use virtio_irq_userspace::{Driver, DriverError, Options};
 
 /// What a guest gets: as much as it could ask for in one request.
@@ -43,16 +43,7 @@ impl Served {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let socket = directory.path().join("irq.sock");
         let functions = (0..).map(FunctionId).zip(functions).map(|(id, host)| {
-            let what = host.describe();
-            let function = Function {
-                id,
-                flags,
-                guest_address: None,
-                ids: what.ids,
-                intx_count: what.intx_count,
-                msi_count: what.msi_count,
-                msix_count: what.msix_count,
-            };
+            let function = host.describe().function(id, flags);
             let host: Box<dyn HostFunction> = Box::new(host.clone());
             (Assigned { function, refused: false }, host)
         });

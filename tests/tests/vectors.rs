@@ -44,11 +44,9 @@ fn device() -> Device {
     let function = Function {
         id,
         flags: FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true),
-        guest_address: None,
-        ids: PciIds::default(),
         intx_count: 1,
         msi_count: 32,
-        msix_count: 0,
+        ..Function::default()
     };
     let quota = Quota { guest: 64, function: 64 };
     let mut device = Device::new(vec![Assigned { function, refused: false }], quota).unwrap();

@@ -142,19 +142,12 @@ impl Admission {
             what.msi_count,
             what.msix_count
         );
-        let function = Function {
-            id,
-            flags: FunctionFlags::default()
-                .with(FunctionFlags::ISOLATED, isolated)
-                .with(FunctionFlags::STABLE, isolated)
-                .with(FunctionFlags::NATIVE, native)
-                .with(FunctionFlags::EVENT, host.interrupts().is_some()),
-            guest_address: spec.guest,
-            ids: what.ids,
-            intx_count: what.intx_count,
-            msi_count: what.msi_count,
-            msix_count: what.msix_count,
-        };
+        let flags = FunctionFlags::default()
+            .with(FunctionFlags::ISOLATED, isolated)
+            .with(FunctionFlags::STABLE, isolated)
+            .with(FunctionFlags::NATIVE, native)
+            .with(FunctionFlags::EVENT, host.interrupts().is_some());
+        let function = Function { guest_address: spec.guest, ..what.function(id, flags) };
         Ok((Assigned { function, refused: false }, host))
     }
 }

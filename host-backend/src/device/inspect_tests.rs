@@ -3,7 +3,7 @@
 
 use super::*;
 use std::collections::BTreeSet;
-use virtio_irq_proto::{Allocate, Event, Function, PciIds, VectorRange};
+use virtio_irq_proto::{Allocate, Event, Function, VectorRange};
 use zerocopy::IntoBytes;
 
 const STABLE: FunctionId = FunctionId(3);
@@ -14,11 +14,10 @@ fn device() -> Device {
         function: Function {
             id,
             flags: FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true).with(FunctionFlags::STABLE, stable),
-            guest_address: None,
-            ids: PciIds::default(),
             intx_count: 1,
             msi_count: 16,
             msix_count: 64,
+            ..Function::default()
         },
         refused: false,
     };

@@ -323,11 +323,9 @@ mod get_messages {
         let function = Function {
             id: FunctionId(9),
             flags: FunctionFlags::ISOLATED,
-            guest_address: None,
-            ids: PciIds::default(),
             intx_count: 1,
             msi_count: 4,
-            msix_count: 0,
+            ..Function::default()
         };
         let mut device = Device::new(vec![Assigned { function, refused: true }], NO_SOURCES).unwrap();
         device.negotiated(1);

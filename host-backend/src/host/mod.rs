@@ -8,7 +8,7 @@ use crate::device::{Failure, Pair};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::{fmt, io};
-use virtio_irq_proto::{IrqType, PciIds, VectorRange};
+use virtio_irq_proto::{Function, FunctionFlags, FunctionId, IrqType, PciIds, VectorRange};
 
 /// One PCI function of the host.
 pub trait HostFunction: fmt::Debug + Send + Sync {
@@ -94,6 +94,21 @@ pub struct Description {
     /// Whether the platform lets the function raise no interrupts but its own, and keeps messages in place while
     /// their vectors are enabled.
     pub isolation: Isolation,
+}
+
+impl Description {
+    /// The function as a guest is told of it, with this id and these flags, its guest address being unknown.
+    pub fn function(&self, id: FunctionId, flags: FunctionFlags) -> Function {
+        Function {
+            id,
+            flags,
+            guest_address: None,
+            ids: self.ids,
+            intx_count: self.intx_count,
+            msi_count: self.msi_count,
+            msix_count: self.msix_count,
+        }
+    }
 }
 
 /// Whether the platform checks the interrupt messages of a function.

@@ -8,7 +8,7 @@ use crate::qmp::tests::{qemu, served};
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use virtio_irq_proto::{Function, FunctionFlags};
+use virtio_irq_proto::Function;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -17,11 +17,8 @@ const PLACE: PciAddress = PciAddress { segment: 0, bus: 0, devfn: 6 << 3 };
 
 /// A function of the host with this name, for which the operator gave this place.
 fn function(id: u16, name: &str, guest: Option<PciAddress>) -> (Assigned, Box<dyn HostFunction>) {
-    let ids = sim::KINDS[0].ids;
-    let id = FunctionId(id);
-    let flags = FunctionFlags::default();
-    let (intx_count, msi_count, msix_count) = (0, 1, 0);
-    let function = Function { id, flags, guest_address: guest, ids, intx_count, msi_count, msix_count };
+    let (id, ids) = (FunctionId(id), sim::KINDS[0].ids);
+    let function = Function { id, guest_address: guest, ids, msi_count: 1, ..Function::default() };
     (Assigned { function, refused: false }, Box::new(SimFunction::new(name, ids, 1, 0, id.0)))
 }
 

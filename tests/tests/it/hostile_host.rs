@@ -13,7 +13,7 @@ use std::time::Instant;
 use vhost_device_irq::device::{Assigned, Detach, Device, Failure, Pair, Quota, SourceState, Step};
 use virtio_irq_proto::{
     Allocate, Delivery, Event, F_EVENT, F_NATIVE, Function, FunctionFlags, FunctionId, GetMessages, IrqType,
-    Layout, PciIds, Request, ResetFunction, SourceId, SourceRange, SourceRequest, Status, VectorRange,
+    Layout, Request, ResetFunction, SourceId, SourceRange, SourceRequest, Status, VectorRange,
 };
 use zerocopy::IntoBytes;
 
@@ -24,11 +24,10 @@ fn assigned(id: FunctionId) -> Assigned {
     let function = Function {
         id,
         flags: FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true),
-        guest_address: None,
-        ids: PciIds::default(),
         intx_count: 1,
         msi_count: 16,
         msix_count: 24,
+        ..Function::default()
     };
     Assigned { function, refused: false }
 }

@@ -10,8 +10,8 @@ use super::*;
 use std::num::NonZeroU16;
 use std::time::Duration;
 use virtio_irq_proto::{
-    Allocate, Delivery, Event, Function, IrqType, Layout, PciIds, ReplyError, ResetFunction, SourceList,
-    SourceRange, SourceRequest, VectorRange,
+    Allocate, Delivery, Event, Function, IrqType, Layout, ReplyError, ResetFunction, SourceList, SourceRange,
+    SourceRequest, VectorRange,
 };
 use zerocopy::IntoBytes;
 
@@ -23,11 +23,10 @@ fn function(id: FunctionId, msi_count: u16, msix_count: u16) -> Assigned {
     let function = Function {
         id,
         flags: FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true),
-        guest_address: None,
-        ids: PciIds::default(),
         intx_count: 1,
         msi_count,
         msix_count,
+        ..Function::default()
     };
     Assigned { function, refused: false }
 }

@@ -15,7 +15,7 @@ use crate::vfio::{Claim, ClaimError, Host};
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use virtio_irq_proto::{
-    Allocate, Delivery, Event, Function, FunctionFlags, FunctionId, IrqType, Layout, ResetFunction, SourceId,
+    Allocate, Delivery, Event, FunctionFlags, FunctionId, IrqType, Layout, ResetFunction, SourceId,
     SourceList, SourceRange, SourceRequest, Status, VectorRange,
 };
 use zerocopy::IntoBytes;
@@ -82,19 +82,8 @@ impl Guest {
         let host = Host::at(kernel.root());
         let registers = function.registers.clone();
         let interrupts = VfioInterrupts::new(Same(kernel.clone()), host, FUNCTION, registers);
-        let what = function.describe();
-        let assigned = Assigned {
-            function: Function {
-                id: ID,
-                flags: FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true),
-                guest_address: None,
-                ids: what.ids,
-                intx_count: what.intx_count,
-                msi_count: what.msi_count,
-                msix_count: what.msix_count,
-            },
-            refused: false,
-        };
+        let flags = FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true);
+        let assigned = Assigned { function: function.describe().function(ID, flags), refused: false };
         let host: Box<dyn HostFunction> = Box::new(OnFake { function, interrupts });
         let bridge = Bridge::new(vec![(assigned, host)], Quota { guest: 16, function: 16 }).unwrap();
         bridge.device().negotiated(3);

@@ -17,7 +17,7 @@ use vhost_device_irq::host::HostFunction;
 use vhost_device_irq::host::sim::SimFunction;
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringMutex, VringT};
 use virtio_irq_conform::{Action, Provoke, ProvokeError};
-use virtio_irq_proto::{Function, FunctionFlags, FunctionId, PciIds};
+use virtio_irq_proto::{FunctionFlags, FunctionId, PciIds};
 use virtio_queue::QueueT;
 use vm_memory::{
     Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryAtomic, GuestMemoryMmap, Permissions,
@@ -101,20 +101,11 @@ fn function(index: u16) -> SimFunction {
 }
 
 fn assigned(id: u16, host: &SimFunction) -> Assigned {
-    let what = host.describe();
-    let function = Function {
-        id: FunctionId(id),
-        flags: FunctionFlags::NATIVE
-            .with(FunctionFlags::ISOLATED, true)
-            .with(FunctionFlags::STABLE, true)
-            .with(FunctionFlags::EVENT, id != NATIVE_ONLY),
-        guest_address: None,
-        ids: what.ids,
-        intx_count: what.intx_count,
-        msi_count: what.msi_count,
-        msix_count: what.msix_count,
-    };
-    Assigned { function, refused: false }
+    let flags = FunctionFlags::NATIVE
+        .with(FunctionFlags::ISOLATED, true)
+        .with(FunctionFlags::STABLE, true)
+        .with(FunctionFlags::EVENT, id != NATIVE_ONLY);
+    Assigned { function: host.describe().function(FunctionId(id), flags), refused: false }
 }
 
 impl Provoke for Host {

@@ -22,8 +22,8 @@ use vhost_device_irq::host::HostFunction;
 use vhost_device_irq::host::sim::SimFunction;
 use virtio_irq_driver::{Change, Device as Driver, Slot, Sources, ranges};
 use virtio_irq_proto::{
-    Allocate, Delivery, Event, F_EVENT, F_NATIVE, Function, FunctionFlags, FunctionId, IrqType, PciIds,
-    SourceId, SourceRange, SourceRequest,
+    Allocate, Delivery, Event, F_EVENT, F_NATIVE, FunctionFlags, FunctionId, IrqType, PciIds, SourceId,
+    SourceRange, SourceRequest,
 };
 use zerocopy::IntoBytes;
 
@@ -102,16 +102,9 @@ impl World {
             .zip(FUNCTIONS)
             .map(|(index, (msi, msix))| SimFunction::new("sim", PciIds::default(), msi, msix, index))
             .collect();
-        let functions = (0..).zip(FUNCTIONS).zip(&hosts).map(|((id, (msi_count, msix_count)), host)| {
-            let function = Function {
-                id: FunctionId(id),
-                flags: FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true),
-                guest_address: None,
-                ids: PciIds::default(),
-                intx_count: 1,
-                msi_count,
-                msix_count,
-            };
+        let flags = FunctionFlags::NATIVE.with(FunctionFlags::EVENT, true);
+        let functions = (0..).map(FunctionId).zip(&hosts).map(|(id, host)| {
+            let function = host.describe().function(id, flags);
             let host: Box<dyn HostFunction> = Box::new(host.clone());
             (Assigned { function, refused: false }, host)
         });
