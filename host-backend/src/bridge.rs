@@ -13,7 +13,7 @@ pub use observer::Observer;
 use crate::counters::Counters;
 use crate::deliveries::Deliveries;
 use crate::device::{
-    Assigned, Attach, Detach, Device, DuplicateId, Inspection, Pair, Quota, RateLimit, Reply, Step,
+    Assigned, Attach, Detach, Device, DuplicateId, Inspection, Lost, Pair, Quota, RateLimit, Reply, Step,
 };
 use crate::host::{HostError, HostFunction, Interrupts};
 use crate::lookout::{Lookout, Occasion};
@@ -166,14 +166,14 @@ impl Bridge {
     /// Forgets everything about the guest, and gives the host back what the guest held.
     pub fn reset(&self) {
         let held = self.device().reset();
-        self.release(&held);
+        held.iter().for_each(|detach| self.detach(detach));
         self.settle();
     }
 
     /// The queues stopped, for a reset or a pause; see [`Device::stopped`].
     pub fn stop(&self) {
-        let held = self.device().stopped();
-        self.release(&held);
+        let lost = self.device().stopped();
+        self.release(lost);
         self.settle();
     }
 
@@ -184,15 +184,16 @@ impl Bridge {
             let mut device = self.device();
             (device.take_lost(), device.needs_inspection())
         };
-        self.release(&lost);
+        self.release(lost);
         if let Err(error) = self.lookout.tick(needs_inspection) {
             self.complaints.run(|| warn!("cannot set the clock: {error}"));
         }
     }
 
-    fn release(&self, held: &[Detach]) {
-        for detach in held {
-            self.detach(detach);
+    fn release(&self, lost: Lost) {
+        if !lost.detaches().is_empty() {
+            lost.detaches().iter().for_each(|detach| self.detach(detach));
+            self.device().lost_released(lost);
         }
     }
 
@@ -252,7 +253,7 @@ impl Bridge {
                 device.revoked(id);
                 device.take_lost()
             };
-            self.release(&ended);
+            self.release(ended);
         }
         lost
     }

@@ -56,7 +56,7 @@ pub use inspect::Inspection;
 pub use limit::RateLimit;
 pub use reply::Reply;
 pub use snapshot::{FunctionState, Snapshot, SourceState};
-pub use sources::{Detach, Quota, SourceCounts, Vectors, Watch};
+pub use sources::{Detach, Lost, Quota, SourceCounts, Vectors, Watch};
 pub use step::{Failure, Pair, ReadMessages, Step};
 
 use events::EventQueue;
@@ -161,8 +161,8 @@ impl Device {
     /// while MSI is enabled), and its interrupts would go on costing. So the host gets back all of it, and a driver
     /// that was only paused is told of each (IRQ-DEV-61).
     ///
-    /// Returns what the host has to release.
-    pub fn stopped(&mut self) -> Vec<Detach> {
+    /// Returns what the host has to release, of which [`Device::lost_released`] is to hear.
+    pub fn stopped(&mut self) -> Lost {
         self.run.stops = self.run.stops.wrapping_add(1);
         self.sources.revoke_all()
     }
@@ -327,8 +327,14 @@ impl Device {
     /// What the host side has to release of sources that ended since the last call without a request's doing: those of
     /// functions that left, and [revoked](Device::revoked) ones. To be called before the driver gets another answer,
     /// which can be that one of these ids is a new source.
-    pub fn take_lost(&mut self) -> Vec<Detach> {
+    pub fn take_lost(&mut self) -> Lost {
         self.sources.take_lost()
+    }
+
+    /// The host side released what it can of these. Until then no SOURCE_REVOKED is told: a driver that was told finds the
+    /// function's interrupts free.
+    pub fn lost_released(&mut self, lost: Lost) {
+        self.sources.lost_released(&lost);
     }
 
     /// Whether whoever tells events has to take the signals that there are before it tells the next one, which this call

@@ -426,7 +426,7 @@ mod a_generation {
         let mut device = device();
         assert_eq!(told(&mut device, &get(3, 1, 5, 1), block(0xfee0_0578, 0, 5..6)), [1]);
         let late = call(device.request(&get(3, 1, 5, 1), PLENTY));
-        assert_eq!(device.stopped(), []);
+        assert_eq!(device.stopped().detaches(), []);
         assert_eq!(generations(&done(device.messages_read(late, block(0xfee0_0578, 0, 5..6)))), [1]);
         assert_eq!(told(&mut device, &get(3, 1, 5, 1), block(0xfee0_0598, 0, 5..6)), [2]);
     }
@@ -502,7 +502,7 @@ mod events {
     fn wait_while_the_queues_are_stopped() {
         let mut device = device();
         ask_host(&mut device, &get(3, 1, 5, 1), Err(Failure::Gone));
-        assert_eq!(device.stopped(), []);
+        assert_eq!(device.stopped().detaches(), []);
         assert_eq!(next(&device, 9), GONE_3);
     }
 

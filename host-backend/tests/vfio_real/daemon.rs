@@ -112,8 +112,7 @@ impl Machine {
         assert_eq!(self.event(), Interrupt(*source));
     }
 
-    /// The guest is told of the end of each of these sources, at once. Its next request is answered when the host has its own
-    /// back.
+    /// The guest is told of the end of each of these sources.
     #[track_caller]
     fn loses(&mut self, sources: Range<u8>) {
         for source in sources {
@@ -261,9 +260,9 @@ fn the_daemon_waits_for_qemu_and_yields_to_its_guest() {
     // The VMM dies, and another wants the function while the daemon's frontend is still there.
     qemu.kill();
     machine.loses(0..4);
-    assert_eq!(machine.status(&sources(FREE, 0, 4), 8), OK);
     vectors_are_gone(xhci);
     drop(Owner::of(&[xhci]).unwrap());
+    assert_eq!(machine.status(&sources(FREE, 0, 4), 8), OK);
     assert_eq!(machine.status(&allocate_of(0, MSI, 0, 4), 112), NOT_READY);
     let _qemu = Qemu::start("whole", &[xhci]);
     machine.allocate(MSI, 0, 4);
@@ -313,8 +312,8 @@ fn a_device_that_was_lent_to_qemu_delivers_until_qemu_ends() {
     assert!(refused.contains("another VMM has it"), "{refused}");
     qemu.kill();
     machine.loses(0..4);
-    assert_eq!(machine.status(&sources(FREE, 0, 4), 8), OK);
     vectors_are_gone(xhci);
+    assert_eq!(machine.status(&sources(FREE, 0, 4), 8), OK);
     machine.daemon.wait_for_line("was given back");
     let _qemu = Qemu::borrow("lent", program(), &path);
     let source = machine.allocate(MSI, 0, 4)[2];
@@ -378,8 +377,8 @@ fn a_guest_that_clears_the_msi_enable_bit_loses_its_sources_aloud() {
     // edu's MSI capability is at 0x40.
     device.write_config(0x42, 0);
     assert_eq!(machine.event(), Revoked(0));
-    assert_eq!(machine.status(&sources(FREE, 0, 1), 8), OK);
     vectors_are_gone(edu);
+    assert_eq!(machine.status(&sources(FREE, 0, 1), 8), OK);
     machine.allocate(MSI, 0, 1);
     device.write32(0x60, 1);
     assert_eq!(machine.event(), Interrupt(0));
@@ -408,7 +407,6 @@ fn sources_of_a_device_that_was_handed_in_end_with_the_connection() {
     device.write32(0x64, 1);
     drop(loan);
     assert_eq!(machine.event(), Revoked(0));
-    assert_eq!(machine.status(&sources(FREE, 0, 1), 8), OK);
     vectors_are_gone(edu);
     machine.daemon.stop();
 }

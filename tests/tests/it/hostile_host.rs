@@ -102,7 +102,8 @@ impl World {
     /// The host side releases what ended by itself: before it is asked for more of the function.
     fn collect(&mut self) {
         let lost = self.device.take_lost();
-        self.release(&lost);
+        self.release(lost.detaches());
+        self.device.lost_released(lost);
     }
 
     fn happens(&mut self, incident: Incident) {
@@ -125,8 +126,9 @@ impl World {
                 assert!(!self.device.has_events(), "a reset forgets");
             }
             Incident::Stop => {
-                let held = self.device.stopped();
-                self.release(&held);
+                let lost = self.device.stopped();
+                self.release(lost.detaches());
+                self.device.lost_released(lost);
             }
             Incident::Drain(draining) => self.device.drain(draining),
             Incident::Remove(function) => {

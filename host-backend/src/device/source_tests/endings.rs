@@ -38,6 +38,7 @@ fn lost_sources_are_revoked_and_can_only_be_freed() {
     bench.fire(2);
     bench.device.revoked(FIRST);
     bench.fire(0);
+    assert_eq!(bench.lost(), ["detach 3 [0, 1], disable"]);
     assert_eq!(
         bench.events(8),
         [
@@ -46,7 +47,6 @@ fn lost_sources_are_revoked_and_can_only_be_freed() {
             Event::Interrupt { function: SECOND, source: SourceId(2) },
         ]
     );
-    assert_eq!(bench.lost(), ["detach 3 [0, 1], disable"]);
     for request in [SourceRequest::Mask, SourceRequest::Unmask] {
         bench.act(request, 0, 2).unwrap();
     }
@@ -54,6 +54,27 @@ fn lost_sources_are_revoked_and_can_only_be_freed() {
     assert_eq!(bench.log, [""; 0], "the host has nothing to take back any more");
     assert_eq!(bench.lost(), [""; 0]);
     assert_eq!(bench.allocate(some(FIRST, IrqType::Msix, 1, 1)).unwrap(), [(0, 0)]);
+}
+
+/// A driver that was told enables the function's interrupts natively, which the host must not undo.
+#[test]
+fn a_loss_is_told_when_the_host_has_back_what_it_lent_and_no_interrupt_waits_for_that() {
+    let mut bench = Bench::roomy();
+    bench.allocate(some(FIRST, IrqType::Msix, 1, 1)).unwrap();
+    bench.allocate(some(SECOND, IrqType::Msi, 1, 1)).unwrap();
+    let interrupt = Event::Interrupt { function: SECOND, source: SourceId(1) };
+    bench.device.revoked(FIRST);
+    assert!(!bench.device.has_events(), "the host was not even asked");
+    let first = bench.device.take_lost();
+    bench.fire(1);
+    assert_eq!(bench.events(8), [interrupt]);
+    // Another thread has the queues stopped meanwhile.
+    let second = bench.device.stopped();
+    bench.release(second);
+    assert!(!bench.device.has_events());
+    bench.release(first);
+    let revoked = |function, id| Event::SourceRevoked { function, source: SourceId(id) };
+    assert_eq!(bench.events(8), [revoked(FIRST, 0), revoked(SECOND, 1)]);
 }
 
 #[test]
@@ -77,11 +98,8 @@ fn sources_are_given_back_when_the_queues_stop_and_a_paused_driver_is_told() {
     bench.allocate(some(FIRST, IrqType::Msix, 2, 2)).unwrap();
     bench.allocate(some(SECOND, IrqType::Msi, 1, 1)).unwrap();
     bench.fire(1);
-    bench.log.clear();
-    for detach in bench.device.stopped() {
-        bench.note(&detach);
-    }
-    assert_eq!(bench.log, ["detach 3 [0, 1], disable", "detach 8 [0], disable"]);
+    let lost = bench.device.stopped();
+    assert_eq!(bench.release(lost), ["detach 3 [0, 1], disable", "detach 8 [0], disable"]);
     assert_eq!(bench.lost(), [""; 0], "the host gives up the rest with what it releases");
     let revoked = |function, id| Event::SourceRevoked { function, source: SourceId(id) };
     let events = [revoked(FIRST, 0), revoked(FIRST, 1), revoked(SECOND, 2)];
@@ -94,7 +112,8 @@ fn sources_are_given_back_when_the_queues_stop_and_a_paused_driver_is_told() {
 fn a_reset_after_the_queues_stopped_forgets_what_was_to_be_told() {
     let mut bench = Bench::roomy();
     bench.allocate(some(FIRST, IrqType::Msix, 2, 2)).unwrap();
-    assert_eq!(bench.device.stopped().len(), 1);
+    let lost = bench.device.stopped();
+    assert_eq!(bench.release(lost).len(), 1);
     assert_eq!(bench.device.reset(), [], "the host has everything back");
     assert!(!bench.device.has_events());
     assert_eq!(bench.allocate(some(FIRST, IrqType::Msix, 1, 1)).unwrap(), [(0, 0)]);

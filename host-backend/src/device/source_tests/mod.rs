@@ -105,12 +105,18 @@ impl Bench {
         self.log.push(format!("detach {} {vectors:?}{last}", detach.function));
     }
 
-    /// What the host is to release unasked.
+    /// What the host is to release unasked, which it does.
     fn lost(&mut self) -> Vec<String> {
+        let lost = self.device.take_lost();
+        self.release(lost)
+    }
+
+    fn release(&mut self, lost: Lost) -> Vec<String> {
         self.log.clear();
-        for detach in self.device.take_lost() {
-            self.note(&detach);
+        for detach in lost.detaches() {
+            self.note(detach);
         }
+        self.device.lost_released(lost);
         std::mem::take(&mut self.log)
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Sources {
     revoked: VecDeque<SourceId>,
     /// Sources that ended without a request's doing, and that the host side does not know of yet.
     lost: Vec<Detach>,
+    /// How many times the host side was given such and is not done with them.
+    releasing: usize,
     /// See [`Device::look_first`](super::Device::look_first).
     look_first: bool,
 }
@@ -119,6 +121,7 @@ impl Sources {
             paused: BTreeSet::new(),
             revoked: VecDeque::new(),
             lost: Vec::new(),
+            releasing: 0,
             look_first: false,
         }
     }
@@ -304,9 +307,12 @@ impl Sources {
     }
 
     /// Takes every source away, and tells the driver of each. Returns what the host has to release.
-    pub(super) fn revoke_all(&mut self) -> Vec<Detach> {
+    pub(super) fn revoke_all(&mut self) -> Lost {
         let claims = std::mem::take(&mut self.claims);
-        claims.into_iter().map(|(function, claim)| self.end_claim(function, claim)).collect()
+        let ended: Vec<_> =
+            claims.into_iter().map(|(function, claim)| self.end_claim(function, claim)).collect();
+        self.lost.extend(ended);
+        self.take_lost()
     }
 
     fn end_claim(&mut self, function: FunctionId, claim: Claim) -> Detach {
@@ -338,8 +344,34 @@ impl Sources {
     }
 
     /// What the host side has to release of sources that ended since the last call without a request's doing.
-    pub(super) fn take_lost(&mut self) -> Vec<Detach> {
-        std::mem::take(&mut self.lost)
+    pub(super) fn take_lost(&mut self) -> Lost {
+        let lost = Lost(std::mem::take(&mut self.lost));
+        self.releasing = self.releasing.saturating_add(usize::from(!lost.0.is_empty()));
+        lost
+    }
+
+    /// The host side released all that it can of these.
+    pub(super) fn lost_released(&mut self, lost: &Lost) {
+        self.releasing = self.releasing.saturating_sub(usize::from(!lost.0.is_empty()));
+    }
+
+    /// Sources that were lost and of which the driver can be told: the host has back what they had. A driver that is told
+    /// goes on to enable the interrupts natively, or to free the sources and allocate others.
+    fn tellable(&self) -> usize {
+        if self.lost.is_empty() && self.releasing == 0 { self.revoked.len() } else { 0 }
+    }
+}
+
+/// What the host side has to release of sources that ended without a request's doing. It goes back to
+/// [`Device::lost_released`](super::Device::lost_released), before which the driver is told of no revocation.
+#[derive(Debug)]
+#[must_use]
+pub struct Lost(Vec<Detach>);
+
+impl Lost {
+    /// What is to be released, in this order.
+    pub fn detaches(&self) -> &[Detach] {
+        &self.0
     }
 }
 

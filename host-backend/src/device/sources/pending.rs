@@ -131,13 +131,13 @@ impl Sources {
     }
 
     pub(in crate::device) fn has_events(&self) -> bool {
-        !self.ready.is_empty() || !self.revoked.is_empty()
+        !self.ready.is_empty() || self.tellable() > 0
     }
 
     /// At most `room` events: lost sources first, then those that fired, longest waiting first.
     pub(in crate::device) fn peek(&self, room: usize) -> impl Iterator<Item = Event> + '_ {
         let function = |id: &SourceId| slot_of(&self.slots, *id).map(|slot| slot.function);
-        let lost = self.revoked.iter().filter_map(move |id| {
+        let lost = self.revoked.iter().take(self.tellable()).filter_map(move |id| {
             function(id).map(|function| Event::SourceRevoked { function, source: *id })
         });
         let fired = self
@@ -149,7 +149,7 @@ impl Sources {
 
     /// The first `count` events of [`Sources::peek`] are the driver's.
     pub(in crate::device) fn take(&mut self, count: usize) {
-        let lost = count.min(self.revoked.len());
+        let lost = count.min(self.tellable());
         self.revoked.drain(..lost);
         let fired = count.saturating_sub(lost).min(self.ready.len());
         for id in self.ready.drain(..fired) {
