@@ -34,6 +34,7 @@ const GONE_7: [u8; 16] = [4, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 /// A device that serves functions 0 and 7, both with 32 MSI vectors.
 struct Host {
     functions: [SimFunction; 2],
+    bridge: Arc<Bridge>,
     stop: Stop,
     thread: Option<JoinHandle<std::io::Result<()>>>,
     socket: PathBuf,
@@ -65,9 +66,9 @@ impl Host {
         let socket = directory.path().join("irq.sock");
         let transport = Transport::bind(&socket).unwrap();
         let stop = Stop::new().unwrap();
-        let until = stop.clone();
-        let thread = std::thread::spawn(move || serve(&bridge, transport, &until));
-        Self { functions, stop, thread: Some(thread), socket, _directory: directory }
+        let (until, served) = (stop.clone(), Arc::clone(&bridge));
+        let thread = std::thread::spawn(move || serve(&served, transport, &until));
+        Self { functions, bridge, stop, thread: Some(thread), socket, _directory: directory }
     }
 
     fn stop(mut self) {
@@ -109,6 +110,23 @@ fn a_function_that_leaves_is_told_in_a_buffer_that_waits() {
     remove(&host, &mut vm, 0);
     assert_eq!(vm.wait_used(EVENTS), (1, 16));
     assert_eq!(buffer(&vm, 1)[..16], GONE_0);
+    host.stop();
+}
+
+#[test]
+fn a_function_that_is_taken_away_is_told_in_a_buffer_that_waits() {
+    let host = Host::start();
+    // Whoever tells is woken for it, with or without a frontend, and with or without an operator's socket.
+    assert!(!readable(host.bridge.deliveries(), Duration::ZERO));
+    assert_eq!(host.bridge.detach_function(FunctionId(0)), Ok(0));
+    assert!(readable(host.bridge.deliveries(), LONG));
+    let mut vm = Vm::connect(&host.socket);
+    offer(&mut vm, &[16, 16]);
+    assert_eq!(vm.wait_used(EVENTS), (0, 16));
+    assert_eq!(buffer(&vm, 0)[..16], GONE_0);
+    assert_eq!(host.bridge.detach_function(FunctionId(7)), Ok(0));
+    assert_eq!(vm.wait_used(EVENTS), (1, 16));
+    assert_eq!(buffer(&vm, 1)[..16], GONE_7);
     host.stop();
 }
 

@@ -77,7 +77,7 @@ impl Bridge {
         // What this drops can take its time, with nobody waiting for the lock.
         drop(function);
         // The driver is to be told.
-        self.ring();
+        self.deliveries.ring();
         Ok(held.iter().map(|detach| detach.vectors.len()).sum())
     }
 }

@@ -44,7 +44,7 @@ impl Bridge {
         self.observer.get().map(|observer| &observer.doorbell)
     }
 
-    /// Has the thread that serves the guest call [`Bridge::show`] and look for events, soon.
+    /// Has the thread that serves the guest call [`Bridge::show`], soon.
     pub(crate) fn ring(&self) {
         if let Some(doorbell) = self.doorbell() {
             // It fails only if the counter is full, and then the doorbell was rung already.
