@@ -273,6 +273,31 @@ fn a_source_that_fires_is_told_and_one_that_is_masked_is_told_later() {
     host.stop();
 }
 
+/// A device that found no buffer asks to be notified of one; when it is, what it had to tell can be masked.
+#[test]
+fn a_buffer_that_came_while_there_was_nothing_to_tell_is_remembered() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    assert_eq!(vm.ask(&allocate(7, 1), 64)[..2], OK);
+    offer(&mut vm, &[16]);
+    assert!(host.functions[1].fire(0));
+    assert_eq!(vm.wait_used(EVENTS), (0, 16));
+    assert!(host.functions[1].fire(0));
+    // The flag of the used ring by which it wants none.
+    let (flags, began) = (vm.rings[EVENTS].used(), Instant::now());
+    while vm.read(flags, 2) != [0, 0] {
+        assert!(began.elapsed() < LONG, "it wants no notification");
+        std::thread::yield_now();
+    }
+    assert_eq!(vm.ask(&sources(18, 0, 1), 8), [0; 8]);
+    vm.submit(EVENTS, &[0]);
+    vm.expect_service();
+    assert_eq!(vm.take_used(EVENTS), None);
+    assert_eq!(vm.ask(&sources(19, 0, 1), 8), [0; 8]);
+    assert_eq!(vm.wait_used(EVENTS), (0, 16));
+    host.stop();
+}
+
 /// The two queues have different threads (IRQ-DEV-66).
 #[test]
 fn a_source_that_fires_at_once_is_told_after_the_reply_that_gives_it() {

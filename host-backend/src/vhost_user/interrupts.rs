@@ -40,9 +40,13 @@ impl Session {
 
     /// Has the thread tell the driver what there is to tell.
     ///
-    /// A ring without a buffer for it needs no look before the driver says that there are some.
+    /// A ring without a buffer for it needs no look before the driver says that there are some: it `has_buffers` now, and
+    /// keeps them if there is nothing to tell.
     pub(super) fn tell_events(&self, has_buffers: bool) {
-        if (has_buffers || !self.starving.load(Ordering::Acquire)) && self.bridge.device().has_events() {
+        if has_buffers {
+            self.starving.store(false, Ordering::Release);
+        }
+        if !self.starving.load(Ordering::Acquire) && self.bridge.device().has_events() {
             self.bridge.deliveries().ring();
         }
     }
@@ -88,6 +92,8 @@ impl Session {
             device = self.bridge.device();
         }
         if !device.has_events() {
+            // There may be a buffer by now, which nobody was notified of.
+            self.starving.store(false, Ordering::Release);
             return Ok(Look::Enough);
         }
         if self.is_stopped() {
