@@ -152,9 +152,6 @@ impl Session {
         session.bridge.reset();
         session.bridge.device().negotiated(0);
         session.bridge.counters().frontend_is(Frontend::None);
-        if session.exit.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
-            sys::close_abandoned(session.exit_fd);
-        }
     }
 
     /// Works off a ring as far as one wakeup goes. `serve` looks for a chain and gives it back. `None` for a ring that does
@@ -252,6 +249,15 @@ impl Session {
     fn wake_again(&self) {
         // It fails only if the counter is full, and then the worker wakes anyway.
         let _ = self.again.write(1);
+    }
+}
+
+/// Also of one that could not be made whole, so that trying again and again does not end in having no descriptors at all.
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.exit.get_mut().unwrap_or_else(PoisonError::into_inner).is_none() {
+            sys::close_abandoned(self.exit_fd);
+        }
     }
 }
 
