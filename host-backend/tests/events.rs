@@ -356,6 +356,29 @@ fn events_do_not_wait_for_what_the_host_does_for_a_request() {
     host.stop();
 }
 
+/// A frontend shows other memory whenever it likes, and makes that from before shorter.
+#[test]
+fn memory_that_is_taken_away_during_a_request_is_lost_to_the_frontend_only() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    let (called, was_called) = channel();
+    let (go_on, goes_on) = channel();
+    let goes_on = Mutex::new(goes_on);
+    host.functions[1].when_attached(Arc::new(move || {
+        called.send(()).unwrap();
+        goes_on.lock().unwrap().recv().unwrap();
+    }));
+    vm.send(&allocate(7, 1), 64);
+    was_called.recv_timeout(LONG).unwrap();
+    let earlier = vm.show_other_memory();
+    earlier.set_len(0).unwrap();
+    go_on.send(()).unwrap();
+    vm.stop_ring(REQUESTS);
+    vm.start_ring(REQUESTS);
+    vm.expect_service();
+    host.stop();
+}
+
 /// The machine is paused: the driver does not notice, except that its sources ended.
 #[test]
 fn a_pause_keeps_what_waits_to_be_told_and_ends_sources_aloud() {

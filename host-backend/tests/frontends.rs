@@ -8,13 +8,15 @@ use common::*;
 use rustix::process::Signal;
 use std::fs;
 use std::io::Write;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use vhost::VhostBackend;
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use vmm_sys_util::eventfd::EventFd;
 
 fn open_files(daemon: &Daemon) -> usize {
@@ -152,6 +154,31 @@ fn that_make_their_memory_shorter_lose_it() {
     vm.kick(REQUESTS);
     daemon.wait_for_line("left alone until it is set up again");
     drop(vm);
+    Vm::connect(&daemon.socket).expect_service();
+    daemon.stop();
+}
+
+/// They can say that they agreed on what was not offered: to show memory piece by piece.
+#[test]
+fn that_show_more_memory_regions_than_there_are_slots_are_disconnected() {
+    let daemon = Daemon::start(&["sim:wcn6855"]);
+    let mut vm = Vm::prepare(&daemon.socket, !0);
+    let slots = VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS | VhostUserProtocolFeatures::REPLY_ACK;
+    vm.frontend.set_protocol_features(slots).unwrap();
+    vm.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+    let file = fs::File::from(rustix::fs::memfd_create("more", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+    file.set_len(0x1000).unwrap();
+    let refused = (1..40).find(|number| {
+        let region = VhostUserMemoryRegionInfo {
+            guest_phys_addr: BASE + 0x1000_0000 * number,
+            memory_size: 0x1000,
+            userspace_addr: 0x1000_0000 * number,
+            mmap_offset: 0,
+            mmap_handle: file.as_raw_fd(),
+        };
+        vm.frontend.add_mem_region(&region).is_err()
+    });
+    assert_eq!(refused, Some(32), "with the region that there was, they are one too many");
     Vm::connect(&daemon.socket).expect_service();
     daemon.stop();
 }

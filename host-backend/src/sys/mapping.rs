@@ -19,8 +19,10 @@ static READER: Mutex<()> = Mutex::new(());
 /// The mapping that is being read.
 static WINDOW: Range = Range::none();
 static VANISHED: AtomicBool = AtomicBool::new(false);
-/// The guest's memory; vhost-user has 32 regions at most.
-static GUEST: [Range; 32] = [const { Range::none() }; 32];
+/// Guest memory, as many regions at one time as vhost-user has.
+const REGIONS: usize = 32;
+/// Each of the two threads that serve a guest can still use another memory than the frontend shows now or has shown last.
+static GUEST: [Range; 4 * REGIONS] = [const { Range::none() }; 4 * REGIONS];
 
 /// Addresses of a mapping, for a signal handler. Empty where both are 0.
 struct Range {
@@ -45,6 +47,10 @@ impl Range {
         self.end.store(0, SeqCst);
     }
 
+    fn is_none(&self) -> bool {
+        self.start.load(SeqCst) == 0
+    }
+
     fn contains(&self, address: usize) -> bool {
         let start = self.start.load(SeqCst);
         start != 0 && (start..self.end.load(SeqCst)).contains(&address)
@@ -64,18 +70,34 @@ impl Range {
     }
 }
 
-/// Guards these mappings, address and length, instead of those before.
-pub(crate) fn guard_guest_memory(regions: impl IntoIterator<Item = (usize, usize)>) -> io::Result<()> {
-    let _guard = READER.lock().unwrap_or_else(PoisonError::into_inner);
-    install_handler()?;
-    let mut regions = regions.into_iter();
-    for range in &GUEST {
-        match regions.next() {
-            Some((start, length)) => range.set(start, length),
-            None => range.clear(),
+/// Guards mappings of guest memory until it is dropped, which is to be before they are unmapped.
+#[derive(Debug, Default)]
+pub(crate) struct GuestGuard(Vec<usize>);
+
+impl GuestGuard {
+    /// Guards these mappings, address and length, beside those that are guarded.
+    ///
+    /// # Errors
+    /// There are more of them than a frontend may show.
+    pub(crate) fn new(regions: impl IntoIterator<Item = (usize, usize)>) -> io::Result<Self> {
+        let _reader = READER.lock().unwrap_or_else(PoisonError::into_inner);
+        install_handler()?;
+        let mut guard = Self::default();
+        let mut free = GUEST.iter().enumerate().filter(|(_, range)| range.is_none());
+        for (start, length) in regions {
+            let place = free.next().filter(|_| guard.0.len() < REGIONS);
+            let (index, range) = place.ok_or_else(|| io::Error::other("too many memory regions"))?;
+            range.set(start, length);
+            guard.0.push(index);
         }
+        Ok(guard)
     }
-    Ok(())
+}
+
+impl Drop for GuestGuard {
+    fn drop(&mut self) {
+        self.0.iter().filter_map(|index| GUEST.get(*index)).for_each(Range::clear);
+    }
 }
 
 /// Reads 32-bit words of device memory, `offset` bytes into what `file` maps. The offset is a multiple of 4.

@@ -5,7 +5,7 @@ mod mapping;
 mod signals;
 mod vfio;
 
-pub(crate) use mapping::{guard_guest_memory, read_mapped};
+pub(crate) use mapping::{GuestGuard, read_mapped};
 pub(crate) use signals::Signals;
 pub(crate) use vfio::{DeviceFile, GroupFile, ioctls as vfio_ioctls};
 

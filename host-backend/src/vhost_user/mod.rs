@@ -57,7 +57,8 @@ const DOORBELL: u16 = QUEUE_COUNT + 3;
 #[derive(Debug)]
 pub struct Session {
     bridge: Arc<Bridge>,
-    memory: Memory,
+    /// What the frontend shows now. Not the library's, which shows it before it is guarded.
+    memory: Mutex<Arc<Shown>>,
     /// As the library hands them to the worker.
     rings: OnceLock<[Ring; 2]>,
     /// What the worker waits at.
@@ -79,6 +80,14 @@ pub struct Session {
     understood: AtomicU64,
     /// A guest decides how often its rings are faulty.
     complaints: Limited,
+}
+
+/// Guest memory. Whoever uses it holds it, whatever the frontend shows meanwhile.
+#[derive(Debug, Default)]
+struct Shown {
+    /// Goes first.
+    _guard: sys::GuestGuard,
+    map: GuestMemoryMmap,
 }
 
 /// How far a ring was worked off.
@@ -108,11 +117,10 @@ impl Session {
     /// # Errors
     /// The process is out of descriptors, threads or memory.
     pub fn new(bridge: Arc<Bridge>) -> io::Result<(Arc<Self>, VhostUserDaemon<Arc<Self>>)> {
-        let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let exit = new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)?;
         let session = Arc::new(Self {
             bridge,
-            memory: memory.clone(),
+            memory: Mutex::default(),
             rings: OnceLock::new(),
             epoll: OnceLock::new(),
             interrupts: Mutex::default(),
@@ -125,6 +133,7 @@ impl Session {
             understood: AtomicU64::new(0),
             complaints: Limited::new(),
         });
+        let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let daemon = VhostUserDaemon::new("frontend".to_owned(), session.clone(), memory)
             .map_err(|error| io::Error::other(error.to_string()))?;
         for worker in daemon.get_epoll_handlers() {
@@ -145,13 +154,15 @@ impl Session {
     pub fn end(session: Arc<Self>, daemon: VhostUserDaemon<Arc<Self>>) {
         session.end_interrupts();
         drop(daemon);
-        // Its memory is unmapped with the session, and the addresses may become anybody's. Where this fails, no guard
-        // was ever set.
-        let _ = sys::guard_guest_memory([]);
         session.bridge.frontend_left();
         session.bridge.reset();
         session.bridge.device().negotiated(0);
         session.bridge.counters().frontend_is(Frontend::None);
+    }
+
+    fn shown(&self) -> Arc<Shown> {
+        // Every change is one assignment.
+        Arc::clone(&self.memory.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Works off a ring as far as one wakeup goes. `serve` looks for a chain and gives it back. `None` for a ring that does
@@ -162,25 +173,28 @@ impl Session {
         mut serve: impl FnMut(&mut VringState<Memory>, &GuestMemoryMmap) -> Result<Look, Broken>,
     ) -> Option<Progress> {
         let mut state = ring.running()?;
-        let memory = self.memory.memory();
+        let shown = self.shown();
+        let memory = &shown.map;
         let mut budget = CHAINS_PER_WAKEUP;
         let mut last = false;
         let result = (|| -> Result<Progress, Broken> {
-            state.disable_notification()?;
+            state.get_queue_mut().disable_notification(memory)?;
             while budget > 0 && !last {
-                match serve(&mut state, &memory)? {
+                match serve(&mut state, memory)? {
                     Look::Completed => budget -= 1,
                     Look::CompletedTheLast => (budget, last) = (budget - 1, true),
                     // A ring full of buffers is no work for a device that has nothing to say.
                     Look::Enough => return Ok(Progress::Done),
-                    Look::Empty if !state.enable_notification()? => return Ok(Progress::Done),
+                    Look::Empty if !state.get_queue_mut().enable_notification(memory)? => {
+                        return Ok(Progress::Done);
+                    }
                     Look::Empty => {}
                 }
             }
             Ok(if last { Progress::Done } else { Progress::More })
         })();
         // What was completed before a fault is the driver's, who may wait for it.
-        if budget < CHAINS_PER_WAKEUP && wants_notification(&mut state, &memory) {
+        if budget < CHAINS_PER_WAKEUP && wants_notification(&mut state, memory) {
             ring.notify(&state);
         }
         Some(result.unwrap_or_else(|broken| {
@@ -264,7 +278,7 @@ impl Drop for Session {
 /// Whether the driver wants to hear of what was completed. Where that cannot be read, it does.
 fn wants_notification(state: &mut VringState<Memory>, memory: &GuestMemoryMmap) -> bool {
     if state.get_queue().event_idx_enabled() {
-        return state.needs_notification().unwrap_or(true);
+        return state.get_queue_mut().needs_notification(memory).unwrap_or(true);
     }
     // The completion must be seen before the driver's wish is read, or a driver that wakes up in between is forgotten.
     fence(Ordering::SeqCst);
@@ -332,17 +346,20 @@ impl VhostUserBackend for Session {
     }
 
     /// The library maps what it is told to. A mapping that goes beyond its file would end the process with SIGBUS at
-    /// the first look at it, so such memory is taken away again and the frontend is disconnected.
+    /// the first look at it, so such memory is not used, and the frontend is disconnected.
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
-        if memory.memory().iter().all(is_backed) {
-            // It can be made shorter later, which then is the VMM's loss and not the daemon's.
-            let regions = memory.memory();
-            return sys::guard_guest_memory(
-                regions.iter().map(|region| (region.as_ptr() as usize, region.size())),
-            );
+        let map = GuestMemoryMmap::clone(&memory.memory());
+        if !map.iter().all(is_backed) {
+            let what = "a memory region is larger than its file";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        memory.lock().unwrap_or_else(PoisonError::into_inner).replace(GuestMemoryMmap::new());
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "a memory region is larger than its file"))
+        // It can be made shorter later, which then is the VMM's loss and not the daemon's.
+        let regions = map.iter().map(|region| (region.as_ptr() as usize, region.size()));
+        let shown = Arc::new(Shown { _guard: sys::GuestGuard::new(regions)?, map });
+        let earlier =
+            std::mem::replace(&mut *self.memory.lock().unwrap_or_else(PoisonError::into_inner), shown);
+        drop(earlier);
+        Ok(())
     }
 
     fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {

@@ -199,6 +199,26 @@ pub const INDIRECT_DESC: u64 = 1 << 28;
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 pub const NATIVE: u64 = 1;
 
+fn new_memory() -> GuestMemoryMmap {
+    let memfd = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    let file = File::from(memfd);
+    file.set_len(MEMORY as u64).unwrap();
+    let file = Some(FileOffset::new(file, 0));
+    GuestMemoryMmap::<()>::from_ranges_with_files([(GuestAddress(BASE), MEMORY, file)]).unwrap()
+}
+
+fn show(frontend: &Frontend, memory: &GuestMemoryMmap) {
+    let region = memory.iter().next().unwrap();
+    let region = VhostUserMemoryRegionInfo {
+        guest_phys_addr: BASE,
+        memory_size: MEMORY as u64,
+        userspace_addr: region.get_host_address(vm_memory::MemoryRegionAddress(0)).unwrap() as u64,
+        mmap_offset: 0,
+        mmap_handle: region.file_offset().unwrap().file().as_raw_fd(),
+    };
+    frontend.set_mem_table(&[region]).unwrap();
+}
+
 impl Vm {
     /// Connects, with everything that the daemon offers but EVENT_IDX, and starts both rings.
     pub fn connect(socket: &Path) -> Self {
@@ -228,15 +248,7 @@ impl Vm {
     }
 
     pub fn prepare_over(stream: UnixStream, wanted: u64) -> Self {
-        let memfd = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        let file = File::from(memfd);
-        file.set_len(MEMORY as u64).unwrap();
-        let memory = GuestMemoryMmap::<()>::from_ranges_with_files([(
-            GuestAddress(BASE),
-            MEMORY,
-            Some(FileOffset::new(file, 0)),
-        )])
-        .unwrap();
+        let memory = new_memory();
         let mut frontend = Frontend::from_stream(stream, 2);
         frontend.set_owner().unwrap();
         let offered = frontend.get_features().unwrap();
@@ -244,16 +256,15 @@ impl Vm {
         let protocol = frontend.get_protocol_features().unwrap();
         frontend.set_protocol_features(protocol & VhostUserProtocolFeatures::all()).unwrap();
         frontend.set_features(features).unwrap();
-        let region = memory.iter().next().unwrap();
-        let region = VhostUserMemoryRegionInfo {
-            guest_phys_addr: BASE,
-            memory_size: MEMORY as u64,
-            userspace_addr: region.get_host_address(vm_memory::MemoryRegionAddress(0)).unwrap() as u64,
-            mmap_offset: 0,
-            mmap_handle: region.file_offset().unwrap().file().as_raw_fd(),
-        };
-        frontend.set_mem_table(&[region]).unwrap();
+        show(&frontend, &memory);
         Self { memory, frontend, rings: [Ring::new(0), Ring::new(1)], features }
+    }
+
+    /// Shows memory anew, which is empty. Returns the file of what was shown before.
+    pub fn show_other_memory(&mut self) -> File {
+        let earlier = std::mem::replace(&mut self.memory, new_memory());
+        show(&self.frontend, &self.memory);
+        earlier.iter().next().unwrap().file_offset().unwrap().file().try_clone().unwrap()
     }
 
     pub fn host_address(&self, guest: u64) -> u64 {
