@@ -68,7 +68,7 @@ impl Patient<'_> {
         self.holders(holders.as_ref());
         self.power();
         if let Some(card) = card {
-            self.facts.say(Mark::Neutral, "known", card.known);
+            self.facts.say(Mark::Neutral, "known", card.known());
         }
         Ok(title)
     }

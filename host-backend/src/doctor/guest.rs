@@ -93,7 +93,7 @@ pub(super) fn function(tree: &Tree, address: PciAddress, floor: Verdict, log: Op
         told(lines, &name, &mut facts);
     }
     if let Some(card) = card {
-        facts.say(Mark::Neutral, "known", card.known);
+        facts.say(Mark::Neutral, "known", card.known());
     }
     Subject::new(&name, &title, facts, findings, floor)
 }
@@ -105,7 +105,7 @@ fn asks(tree: &Tree, driver: &str, card: Option<&Card>, facts: &mut Facts, findi
     let module = link.unwrap_or_else(|| driver.replace('-', "_"));
     let symbols = tree.text("proc/kallsyms").unwrap_or_default();
     let tag = format!("[{module}]");
-    let telling = card.map_or(&[][..], |card| card.asks);
+    let telling = card.map_or(&[][..], |card| card.asks());
     // Address, type, name, and the module behind a tab. Which module of a driver has the function differs from one
     // kernel to the next, and the compiler may have given a copy of it another ending.
     let is_telling = |line: &str| {
