@@ -2,20 +2,16 @@
 //! `exec`: starts a VMM with devices that the daemon opened.
 
 use super::qemu::object_id;
+use crate::vfio::{BorrowError, Borrowed};
 use clap::Args;
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
-use virtio_irq_proto::PciAddress;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -51,27 +47,11 @@ struct Wanted {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "each message says what its fields are")]
 pub enum ExecError {
-    #[error("cannot connect to {}: {source}. Is it the vfio=cdev: of a daemon that runs?", path.display())]
-    Connect { path: PathBuf, source: io::Error },
-    #[error("no VFIO device is to be had at {}: {source}", path.display())]
-    Receive { path: PathBuf, source: io::Error },
-    #[error("no VFIO device is to be had at {}: {why}", path.display())]
-    Refused { path: PathBuf, why: String },
+    #[error(transparent)]
+    Borrow(#[from] BorrowError),
     #[error("cannot start {}: {source}", program.display())]
     Start { program: PathBuf, source: io::Error },
 }
-
-/// A device that a daemon lent.
-#[derive(Debug)]
-pub(crate) struct Borrowed {
-    pub(crate) function: PciAddress,
-    pub(crate) device: OwnedFd,
-    /// The loan lasts until all copies of it are closed.
-    pub(crate) connection: UnixStream,
-}
-
-/// The daemon answers at once.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 impl std::str::FromStr for Wanted {
     type Err = String;
@@ -100,12 +80,12 @@ impl ExecArgs {
         let mut arguments = vec!["-object".to_owned(), format!("iommufd,id={}-iommufd", self.id)];
         let mut borrowed = Vec::new();
         for (index, Wanted { path, properties }) in self.loans.iter().enumerate() {
-            let loan = borrow_device(path)?;
+            let loan = Borrowed::at(path)?;
             let keep = |fd: &dyn std::os::fd::AsFd| fcntl_setfd(fd.as_fd(), FdFlags::empty());
             // Closing its copy of the connection is what the VMM does at its end, however it ends.
             keep(&loan.device)
                 .and_then(|()| keep(&loan.connection))
-                .map_err(|errno| ExecError::Receive { path: path.clone(), source: errno.into() })?;
+                .map_err(|errno| BorrowError::Receive { path: path.clone(), source: errno.into() })?;
             eprintln!("{}: PCI function {}", path.display(), loan.function);
             let (fd, id) = (loan.device.as_raw_fd(), &self.id);
             let mut device = format!("vfio-pci,fd={fd},iommufd={id}-iommufd");
@@ -125,35 +105,5 @@ impl ExecArgs {
         let program = command.next().unwrap_or_default();
         let source = Command::new(&program).args(command).args(arguments).exec();
         Err(ExecError::Start { program: program.into(), source })
-    }
-}
-
-/// Borrows the device that a daemon lends at `path`.
-pub(crate) fn borrow_device(path: &Path) -> Result<Borrowed, ExecError> {
-    let receive = |source| ExecError::Receive { path: path.to_owned(), source };
-    let connection =
-        UnixStream::connect(path).map_err(|source| ExecError::Connect { path: path.to_owned(), source })?;
-    connection.set_read_timeout(Some(PATIENCE)).map_err(receive)?;
-    let mut bytes = [0; 1024];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message = rustix::io::retry_on_intr(|| {
-        recvmsg(&connection, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
-    });
-    let message = message.map_err(|errno| receive(errno.into()))?;
-    let device = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    let text = String::from_utf8_lossy(bytes.get(..message.bytes).unwrap_or_default());
-    let text = text.trim_end();
-    match (text.parse(), device) {
-        (Ok(function), Some(device)) => Ok(Borrowed { function, device, connection }),
-        (_, _) => {
-            let why = text.strip_prefix("error: ").unwrap_or("whoever listens there does not lend devices");
-            // From another process: no control characters to the terminal.
-            let why = why.chars().filter(|c| !c.is_control()).collect();
-            Err(ExecError::Refused { path: path.to_owned(), why })
-        }
     }
 }

@@ -6,8 +6,6 @@ mod exec;
 mod qemu;
 
 pub use ctl::{CtlArgs, CtlError};
-#[cfg(test)]
-pub(crate) use exec::borrow_device;
 pub use exec::{ExecArgs, ExecError};
 pub use qemu::{ArgsFormat, QemuArgs};
 

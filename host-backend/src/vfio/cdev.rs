@@ -6,8 +6,8 @@
 //! `-device vfio-pci,fd=N,iommufd=ID`; so it is opened afresh for each VMM.
 
 use super::Host;
+use super::claim::{Claim, ClaimError, NotYet, SupplyError};
 use super::loan::{Counter, Exchange, Refusal, Stop, answer};
-use super::source::{Claim, ClaimError, NotYet, SupplyError};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::fs::{self, File};
 use std::io::{self, IoSlice};
@@ -101,7 +101,7 @@ impl Exchange for HandOut {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::borrow_device;
+    use crate::vfio::Borrowed;
     use std::os::unix::fs::MetadataExt;
     use tempfile::TempDir;
 
@@ -149,11 +149,11 @@ mod tests {
             lender.claim().unwrap_err().to_string(),
             format!("the VFIO device is not there yet: nobody borrowed it at {}", path.display())
         );
-        let first = borrow_device(&path).unwrap();
+        let first = Borrowed::at(&path).unwrap();
         assert_eq!((first.function, inode(first.device)), (FUNCTION, node(7)));
         // It is no device, and that is said instead of waited for.
         assert!(matches!(lender.claim(), Err(ClaimError::Failed { .. })));
-        let error = borrow_device(&path).unwrap_err().to_string();
+        let error = Borrowed::at(&path).unwrap_err().to_string();
         assert!(error.ends_with("another VMM has it, and did not end yet"), "{error}");
         drop(first.connection);
         // The function was taken out of the host and came back meanwhile.
@@ -161,7 +161,7 @@ mod tests {
         fs::rename(sysfs.join("vfio7"), sysfs.join("vfio9")).unwrap();
         fs::write(root.path().join("dev/vfio/devices/vfio9"), "").unwrap();
         let second = loop {
-            match borrow_device(&path) {
+            match Borrowed::at(&path) {
                 Ok(second) => break second,
                 Err(error) => assert!(error.to_string().ends_with("did not end yet"), "{error}"),
             }
@@ -170,7 +170,7 @@ mod tests {
         drop(second.connection);
         fs::remove_file(root.path().join("dev/vfio/devices/vfio9")).unwrap();
         let error = loop {
-            let error = borrow_device(&path).unwrap_err().to_string();
+            let error = Borrowed::at(&path).unwrap_err().to_string();
             if !error.ends_with("did not end yet") {
                 break error;
             }

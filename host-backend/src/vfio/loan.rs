@@ -4,8 +4,8 @@
 //! Which side lends is up to an [`Exchange`]: the VMM's side hands in what it opened, or borrows what is opened here.
 
 use super::VfioDevice;
-use super::source::{Claim, ClaimError, NotYet};
-use crate::serve::{SocketError, Transport};
+use super::claim::{Claim, ClaimError, LoanError, NotYet};
+use crate::serve::Transport;
 use crate::sys;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -68,16 +68,6 @@ struct Shared {
 struct Loan {
     device: Arc<OwnedFd>,
     connection: Arc<OwnedFd>,
-}
-
-/// Why there is no socket.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "each message says what its fields are")]
-pub enum LoanError {
-    #[error("there is no socket for the VFIO device: {0}")]
-    Socket(#[from] SocketError),
-    #[error("cannot wait for the VMM at {}: {source}", path.display())]
-    Start { path: PathBuf, source: io::Error },
 }
 
 /// How long the other side may take to say what it wants.

@@ -24,7 +24,9 @@
 //! A device that is held keeps its group busy: neither another VMM can open it, nor can its driver be unbound. So let
 //! go of both the [`Claim`] and the [`Interrupts`] as soon as [`Claim::owner`] becomes readable.
 
+mod borrow;
 mod cdev;
+mod claim;
 mod device;
 mod handlers;
 mod identity;
@@ -34,12 +36,13 @@ pub(crate) mod process;
 mod socket;
 mod source;
 
+pub use borrow::{BorrowError, Borrowed};
+pub use claim::{Claim, ClaimError, LoanError, NotYet, SupplyError};
 pub use device::{Data, Ioctl, IrqInfo, IrqSet, Region, SetAction, VfioDevice};
 pub use interrupts::{InterruptError, Interrupts, Lost, Operation};
-pub use loan::LoanError;
 pub use process::{FoundProcess, ToldProcess};
 pub use socket::Mailbox;
-pub use source::{Claim, ClaimError, DeviceSource, DeviceSupply, NotYet, SourceError, SupplyError};
+pub use source::{DeviceSource, DeviceSupply, SourceError};
 
 #[cfg(test)]
 pub(crate) use interrupts::kernel;

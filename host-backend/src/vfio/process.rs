@@ -9,8 +9,8 @@
 //! has open too and nobody else can, opens the device of a given name. VFIO devices can be opened so more than once, and
 //! all of them share the interrupts. The first to open one resets it, so this is only done while it is open already.
 
+use super::claim::{Claim, ClaimError, NotYet, SupplyError};
 use super::identity::{self, Identity};
-use super::source::{Claim, ClaimError, NotYet, SupplyError};
 use super::{Host, VfioDevice};
 use crate::sys::GroupFile;
 use rustix::fs::fstat;

@@ -2,9 +2,9 @@
 //! The device over a Unix socket, from whoever opened it.
 
 use super::Host;
+use super::claim::{Claim, ClaimError, LoanError, NotYet};
 use super::identity::{self, Identity};
-use super::loan::{Counter, Exchange, LoanError, PATIENCE_SECONDS, Refusal, Stop, answer};
-use super::source::{Claim, ClaimError, NotYet};
+use super::loan::{Counter, Exchange, PATIENCE_SECONDS, Refusal, Stop, answer};
 use crate::sys::DeviceFile;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use std::io::IoSliceMut;
