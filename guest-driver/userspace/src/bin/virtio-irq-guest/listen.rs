@@ -2,7 +2,7 @@
 //! Counting the interrupts of sources.
 
 use crate::cli::Listen;
-use crate::run::RunError;
+use crate::error::RunError;
 use crate::show::Show;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};

@@ -2,6 +2,7 @@
 //! `virtio-irq-guest`: asks a virtio-irq device what a guest would ask it, without a virtual machine.
 
 mod cli;
+mod error;
 mod listen;
 mod run;
 mod show;

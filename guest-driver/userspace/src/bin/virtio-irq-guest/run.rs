@@ -2,56 +2,13 @@
 //! The commands.
 
 use crate::cli::{Cli, Command, Sources, Vectors, Watch, Which};
+use crate::error::RunError;
 use crate::listen;
 use crate::show::Show;
-use std::io::{self, Write};
+use std::io::Write;
 use std::time::{Duration, Instant};
-use virtio_irq_proto::{Allocate, Delivery, Function, FunctionId, Layout, Source, Status, VectorRange};
-use virtio_irq_userspace::{Driver, DriverError, Options};
-
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RunError {
-    #[error(transparent)]
-    Driver(#[from] DriverError),
-    #[error("{0}; `list` shows the functions")]
-    Which(&'static str),
-    #[error("function {function}: {source}{}", remedy(.source))]
-    Vectors { function: FunctionId, source: DriverError },
-    #[error("--least is greater than --count")]
-    Bounds,
-    #[error("cannot write the result")]
-    Output(#[from] io::Error),
-}
-
-impl RunError {
-    pub(crate) fn is_broken_pipe(&self) -> bool {
-        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
-    }
-}
-
-/// What to do about a refusal.
-fn remedy(error: &DriverError) -> &'static str {
-    if matches!(error, DriverError::Feature(_)) {
-        return "; vhost-device-irq allocates sources of functions that it is given with vfio=, or that are simulated";
-    }
-    match error.status() {
-        Some(Status::Busy) => {
-            "; disable MSI and MSI-X in its capabilities first, or --wait until somebody does"
-        }
-        Some(Status::NotReady) => {
-            "; --wait until the VMM opens the function, and check vfio= of vhost-device-irq"
-        }
-        Some(Status::NoSpace) => "; ask for a smaller --least, or raise --max-sources of vhost-device-irq",
-        Some(Status::NotContiguous) => "; ask without --contiguous, or for vectors of MSI",
-        Some(Status::Unsupported) => "; `list` shows what the device can do with each function",
-        Some(Status::NotEnabled) => "; its driver has to enable MSI or MSI-X first",
-        Some(Status::NoVector) => "; `list` shows how many it has",
-        Some(Status::NotIsolated) => "; vhost-device-irq --allow-unsafe-interrupts would permit it",
-        Some(Status::HostError) => "; the log of vhost-device-irq says why",
-        _ => "",
-    }
-}
+use virtio_irq_proto::{Allocate, Delivery, Function, Layout, Source, Status, VectorRange};
+use virtio_irq_userspace::{Driver, Options};
 
 pub(crate) fn run(cli: &Cli, out: &mut impl Write) -> Result<(), RunError> {
     let options = Options { timeout: cli.timeout, ..Options::default() };
@@ -163,7 +120,7 @@ fn watch(driver: &mut Driver, limits: &Watch, show: &mut Show<impl Write>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use virtio_irq_proto::{FunctionFlags, PciAddress, PciIds};
+    use virtio_irq_proto::{FunctionFlags, FunctionId, PciAddress, PciIds};
 
     fn function(id: u16, device: u16, devfn: u8) -> Function {
         Function {
