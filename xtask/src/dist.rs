@@ -2,8 +2,7 @@
 //! `cargo xtask dist`: what packagers install: man pages and completions from the command line's own description, units,
 //! examples, the module's source, and a Debian package of it all.
 
-use crate::package;
-use crate::test::Outcome;
+use crate::outcome::{Outcome, Tool};
 use clap::CommandFactory;
 use clap_complete::Shell;
 use std::fs;
@@ -19,13 +18,9 @@ const DIST: &str = "target/dist";
 /// What is kept in the repository for packages.
 const KEPT: &str = "host-backend/dist";
 
-pub(crate) fn run(root: &Path, package: bool, install: bool) -> ExitCode {
-    let outcome = match (package, install) {
-        (_, true) => written(root, package::check),
-        (true, false) => self::package(root),
-        (false, false) => written(root, |_| Outcome::Passed),
-    };
-    match outcome {
+/// Writes everything but the Debian package, and goes on with `next`.
+pub(crate) fn run(root: &Path, next: fn(&Path) -> Outcome) -> ExitCode {
+    match written(root, next) {
         Outcome::Passed => ExitCode::SUCCESS,
         Outcome::Failed(why) | Outcome::NotRun(why) => {
             eprintln!("cargo xtask dist: {why}");
@@ -82,26 +77,13 @@ fn write(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// cargo-deb, under target/tools as cargo-deny is.
+/// The Debian package, of what is written already.
 pub(crate) fn debian_package(root: &Path) -> Outcome {
-    let tools = root.join("target/tools");
-    let installed = tools.join("bin/cargo-deb");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    if !installed.exists() {
-        println!("installing cargo-deb under target/tools (about 2 minutes, once)");
-        let mut install = Command::new(&cargo);
-        install.current_dir(root).args(["install", "cargo-deb", "--locked", "--quiet", "--root"]).arg(&tools);
-        if let failed @ (Outcome::Failed(_) | Outcome::NotRun(_)) = finish(install) {
-            return failed;
-        }
-    }
-    let mut package = Command::new(installed);
-    package
-        .current_dir(root)
+    Tool("cargo-deb").run(root, |mut deb| {
         // It warns of files that two patterns name, of which the first decides on the mode.
-        .args(["--package", "vhost-device-irq", "--locked", "--quiet", "--output"])
-        .arg(root.join(DIST));
-    finish(package)
+        deb.args(["--package", "vhost-device-irq", "--locked", "--quiet", "--output"]).arg(root.join(DIST));
+        Outcome::of(&mut deb)
+    })
 }
 
 /// mandoc is stricter than man.

@@ -2,7 +2,7 @@
 //! `cargo xtask lab`: scenarios on emulated machines.
 
 use crate::dist;
-use crate::test::Outcome;
+use crate::outcome::Outcome;
 use clap::Args;
 use std::io::IsTerminal;
 use std::path::Path;

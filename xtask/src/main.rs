@@ -8,12 +8,14 @@ mod demo;
 mod dist;
 mod lab;
 mod mutate;
+mod outcome;
 mod package;
 mod simulated;
 mod spec;
 mod table;
 mod test;
 
+use crate::outcome::Outcome;
 use clap::{Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -80,7 +82,9 @@ fn main() -> ExitCode {
         Task::Bench => bench::run(&root),
         Task::Mutate { only } => mutate::run(&root, &only),
         Task::Spec => spec::run(&root),
-        Task::Dist { no_package, install } => dist::run(&root, !no_package, install),
+        Task::Dist { install: true, .. } => dist::run(&root, package::check),
+        Task::Dist { no_package: true, .. } => dist::run(&root, |_| Outcome::Passed),
+        Task::Dist { .. } => dist::run(&root, dist::debian_package),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::dist;
 use crate::lab;
-use crate::test::Outcome;
+use crate::outcome::Outcome;
 use std::path::Path;
 use virtio_irq_lab::checks::{Report, Unmet, expect};
 use virtio_irq_lab::package::{self, Package, SERVICE, SOCKET, System};

@@ -1,25 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask test`: everything that a change must pass, in the order in which it is quickest to fail.
 
+use crate::outcome::{Outcome, Tool, cargo};
 use crate::{dist, lab, package};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
-
-/// How a stage ended.
-pub(crate) enum Outcome {
-    Passed,
-    Failed(String),
-    /// It could not run here: what is missing, and what that leaves untested.
-    NotRun(String),
-}
-
-impl Outcome {
-    /// Goes on with `next` if this passed.
-    fn and(self, next: impl FnOnce() -> Self) -> Self {
-        if matches!(self, Self::Passed) { next() } else { self }
-    }
-}
 
 struct Stage {
     name: &'static str,
@@ -95,77 +81,42 @@ fn summarize(results: &[(&str, Outcome, Duration)], strict: bool) -> ExitCode {
 const KERNEL_CRATE: &str = "guest-driver/linux/rust/Cargo.toml";
 
 fn format(root: &Path) -> Outcome {
-    cargo(root, &["fmt", "--all", "--check"])
-        .and(|| cargo(root, &["fmt", "--manifest-path", KERNEL_CRATE, "--check"]))
+    Outcome::of(cargo(root).args(["fmt", "--all", "--check"]))
+        .and(|| Outcome::of(cargo(root).args(["fmt", "--manifest-path", KERNEL_CRATE, "--check"])))
 }
 
 fn lints(root: &Path) -> Outcome {
-    cargo(root, &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"])
+    let workspace = ["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"];
+    Outcome::of(cargo(root).args(workspace))
         .and(|| kernel_crate(root, "clippy", &["--all-targets", "--", "--deny", "warnings"]))
 }
 
 /// Advisories are left out: their database is a repository that has to be fetched.
 fn licenses(root: &Path) -> Outcome {
-    let tools = root.join("target/tools");
-    let installed = tools.join("bin/cargo-deny");
-    if !installed.exists() {
-        println!("installing cargo-deny under target/tools (about 3 minutes, once)");
-        let mut install = cargo_command(root);
-        install.args(["install", "cargo-deny", "--locked", "--quiet", "--root"]).arg(&tools);
-        if let failed @ Outcome::Failed(_) = finish(install) {
-            return failed;
-        }
-    }
-    let mut check = Command::new(installed);
-    check.current_dir(root).args(["check", "licenses", "bans", "sources"]);
-    finish(check)
+    Tool("cargo-deny").run(root, |mut deny| Outcome::of(deny.args(["check", "licenses", "bans", "sources"])))
 }
 
 fn docs(root: &Path) -> Outcome {
-    let mut command = cargo_command(root);
-    command.args(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "--deny warnings");
-    finish(command)
+    let mut doc = cargo(root);
+    doc.args(["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "--deny warnings");
+    Outcome::of(&mut doc)
 }
 
 fn tests(root: &Path) -> Outcome {
-    cargo(root, &["test", "--workspace", "--locked"]).and(|| kernel_crate(root, "test", &[]))
+    Outcome::of(cargo(root).args(["test", "--workspace", "--locked"])).and(|| kernel_crate(root, "test", &[]))
 }
 
 fn demo(_: &Path) -> Outcome {
     match std::env::current_exe() {
-        Ok(this) => {
-            let mut demo = Command::new(this);
-            demo.args(["demo", "--simulated"]);
-            finish(demo)
-        }
+        Ok(this) => Outcome::of(Command::new(this).args(["demo", "--simulated"])),
         Err(error) => Outcome::Failed(format!("cannot find this program: {error}")),
     }
 }
 
 fn kernel_crate(root: &Path, task: &str, arguments: &[&str]) -> Outcome {
-    let mut command = cargo_command(root);
+    let mut command = cargo(root);
     command.args([task, "--locked", "--manifest-path", KERNEL_CRATE]);
     // The workspace's target directory, or else the crate would make one of its own beside its source.
     command.arg("--target-dir").arg(root.join("target/kernel-crate")).args(arguments);
-    finish(command)
-}
-
-fn cargo(root: &Path, args: &[&str]) -> Outcome {
-    let mut command = cargo_command(root);
-    command.args(args);
-    finish(command)
-}
-
-fn cargo_command(root: &Path) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root);
-    command
-}
-
-fn finish(mut command: Command) -> Outcome {
-    match command.status() {
-        Ok(status) if status.success() => Outcome::Passed,
-        Ok(status) => Outcome::Failed(format!("{command:?}: {status}")),
-        Err(error) => Outcome::Failed(format!("{command:?}: {error}")),
-    }
+    Outcome::of(&mut command)
 }
