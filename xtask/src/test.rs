@@ -120,3 +120,26 @@ fn kernel_crate(root: &Path, task: &str, arguments: &[&str]) -> Outcome {
     command.arg("--target-dir").arg(root.join("target/kernel-crate")).args(arguments);
     Outcome::of(&mut command)
 }
+
+#[cfg(test)]
+mod tests {
+    const WORKSPACE: &str = include_str!("../../Cargo.toml");
+    const KERNEL_CRATE: &str = include_str!("../../guest-driver/linux/rust/Cargo.toml");
+
+    fn table<'a>(manifest: &'a str, name: &str) -> Vec<&'a str> {
+        let header = format!("[{name}]");
+        let lines = manifest.lines().skip_while(|line| *line != header).skip(1);
+        lines.take_while(|line| !line.is_empty()).collect()
+    }
+
+    #[test]
+    fn the_kernel_crate_has_the_lints_of_the_workspace() {
+        for (lints, inherited) in
+            [("lints.rust", "workspace.lints.rust"), ("lints.clippy", "workspace.lints.clippy")]
+        {
+            let theirs = table(WORKSPACE, inherited);
+            assert!(theirs.len() > 2, "{inherited}: {theirs:?}");
+            assert_eq!(table(KERNEL_CRATE, lints), theirs, "{lints}");
+        }
+    }
+}

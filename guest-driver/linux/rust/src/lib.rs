@@ -4,6 +4,12 @@
 //! C owns everything that waits, locks or is shared with the device; `rust_core.h` is the interface. What the device
 //! says only reaches this crate as a copy that the device cannot change any more.
 #![cfg_attr(not(test), no_std)]
+#![warn(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::panic,
+    clippy::cast_possible_truncation
+)]
 
 mod abi;
 pub mod delivery;
