@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::time::Instant;
-use vhost_device_irq::device::{Assigned, Detach, Device, Failure, Pair, Quota, SourceState, Step};
+use vhost_device_irq::device::{Assigned, Detach, Device, Failure, Lost, Pair, Quota, SourceState, Step};
 use virtio_irq_proto::{
     Allocate, Delivery, Event, F_EVENT, F_NATIVE, Function, FunctionFlags, FunctionId, GetMessages, IrqType,
     Layout, Request, ResetFunction, SourceId, SourceRange, SourceRequest, Status, VectorRange,
@@ -99,9 +99,21 @@ impl World {
         }
     }
 
-    /// The host side releases what ended by itself: before it is asked for more of the function.
+    /// The host side releases what ended by itself: before it is asked for more of the function, and before the driver
+    /// is told.
     fn collect(&mut self) {
         let lost = self.device.take_lost();
+        self.release_lost(lost);
+    }
+
+    fn release_lost(&mut self, lost: Lost) {
+        let told = self.device.next_events(usize::MAX);
+        for event in told.iter().map(|event| Event::parse(event).unwrap()) {
+            let early = lost.detaches().iter().flat_map(|detach| &detach.vectors).find(
+                |(_, source)| matches!(event, Event::SourceRevoked { source: revoked, .. } if revoked == *source),
+            );
+            assert_eq!(early, None, "the host has not its own back");
+        }
         self.release(lost.detaches());
         self.device.lost_released(lost);
     }
@@ -127,8 +139,7 @@ impl World {
             }
             Incident::Stop => {
                 let lost = self.device.stopped();
-                self.release(lost.detaches());
-                self.device.lost_released(lost);
+                self.release_lost(lost);
             }
             Incident::Drain(draining) => self.device.drain(draining),
             Incident::Remove(function) => {
