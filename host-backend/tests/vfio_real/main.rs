@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{IoSlice, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -557,18 +557,4 @@ fn a_character_device_is_opened_or_the_kernels_lack_named() {
             assert!(matches!(error, SupplyError::NoCharacterDevices { .. }), "{error}");
         }
     }
-}
-
-#[test]
-#[ignore = "needs root and VFIO devices"]
-fn what_the_kernel_says_of_a_device() {
-    let [edu, _] = edus();
-    let owner = Owner::of(&[edu]).unwrap();
-    let device = owner.device(0, edu).unwrap();
-    let number = device.vfio.as_fd().as_raw_fd();
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    println!("Linux {release}{}", fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap());
-    println!("enable count while open: {}", fs::read_to_string(sysfs(edu, "enable")).unwrap().trim());
-    drop((device, owner));
-    println!("enable count when closed: {}", fs::read_to_string(sysfs(edu, "enable")).unwrap().trim());
 }

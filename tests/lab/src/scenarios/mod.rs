@@ -100,7 +100,7 @@ pub struct Scenario {
     run: fn(&mut Stand<'_>) -> Result<()>,
 }
 
-/// A way to break a scenario.
+/// A way to break a scenario. One that breaks several checks is listed once for each of them, by the same name.
 #[derive(Debug)]
 pub struct Sabotage {
     /// What `--sabotage` calls it.
@@ -255,6 +255,12 @@ impl Scenario {
         self.sabotages.iter().chain(self.common.iter().flat_map(|common| common.sabotages))
     }
 
+    /// The checks of which nobody knows whether they can fail. There must be none: it is not run otherwise.
+    fn never_failing(&self) -> Vec<&'static str> {
+        let fails = |check: &&str| self.sabotages().any(|sabotage| sabotage.fails == *check);
+        self.checks().filter(|check| !fails(check)).collect()
+    }
+
     /// Runs it to its end, good or bad; with a sabotage to the check that has to fail of it. `observer` hears of each check as
     /// it is made.
     #[must_use]
@@ -266,6 +272,12 @@ impl Scenario {
         observer: fn(&Check),
     ) -> Report {
         let mut report = Report::new(self.name, self.checks().collect(), observer);
+        let log = layout.logs(self.name).join("host-console.log");
+        let never_failing = self.never_failing();
+        if !never_failing.is_empty() {
+            report.close(&format!("no sabotage makes these fail: {}", never_failing.join(", ")), &log);
+            return report;
+        }
         if let Some(sabotage) = sabotage {
             report.end_after(sabotage.fails);
         }
@@ -282,7 +294,7 @@ impl Scenario {
             Err(error) => error.to_string(),
         };
         if !report.is_over() {
-            report.close(&why, &layout.logs(self.name).join("host-console.log"));
+            report.close(&why, &log);
         }
         report
     }
@@ -295,17 +307,37 @@ fn text_of(line: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::ALL;
+    use super::{ALL, Artifacts, Layout, Scenario};
+    use std::path::{Path, PathBuf};
 
     #[test]
-    fn each_sabotage_has_a_name_of_its_own_and_a_check_that_is_made() {
+    fn each_check_has_a_sabotage_and_each_sabotage_a_check() {
         for scenario in ALL {
+            assert_eq!(scenario.never_failing(), [""; 0], "{}", scenario.name);
             let checks: Vec<_> = scenario.checks().collect();
-            let names: Vec<_> = scenario.sabotages().map(|sabotage| sabotage.name).collect();
-            for (at, sabotage) in scenario.sabotages().enumerate() {
-                assert!(checks.contains(&sabotage.fails), "{}: {sabotage:?}", scenario.name);
-                assert!(!names[..at].contains(&sabotage.name), "{}: {sabotage:?}", scenario.name);
+            let all: Vec<_> = scenario.sabotages().map(|sabotage| (sabotage.name, sabotage.fails)).collect();
+            for (at, sabotage) in all.iter().enumerate() {
+                assert!(checks.contains(&sabotage.1), "{}: {sabotage:?}", scenario.name);
+                assert!(!all[..at].contains(sabotage), "{}: {sabotage:?} is there twice", scenario.name);
             }
         }
+    }
+
+    #[test]
+    fn a_scenario_with_a_check_that_nobody_saw_fail_is_not_run() {
+        const UNPROVEN: Scenario = Scenario {
+            name: "unproven",
+            checks: &["proven", "unproven"],
+            sabotages: &[super::Sabotage { name: "broken", what: "it is broken", fails: "proven" }],
+            common: &[],
+            run: |_| panic!("it is run"),
+            ..super::native_edu::VTD
+        };
+        let nowhere = PathBuf::new;
+        let artifacts =
+            Artifacts { daemon: nowhere(), agent: nowhere(), guest: Vec::new(), wcn6855: nowhere() };
+        let report = UNPROVEN.run(&Layout::new(Path::new("")), &artifacts, None, |_| {});
+        assert!(!report.passed());
+        assert_eq!(report.checks()[0].seen, "not reached: no sabotage makes these fail: unproven");
     }
 }

@@ -4,7 +4,7 @@
 //! They are a test program of the daemon's own package, because what they look into is its library. Each of its tests is
 //! a check here.
 
-use super::{Sabotage, Scenario, Stand};
+use super::{NO_REMAPPING, Sabotage, Scenario, Stand};
 use crate::artifacts;
 use crate::checks::{Unmet, expect};
 use crate::error::Result;
@@ -49,7 +49,6 @@ pub(super) const SCENARIO: Scenario = Scenario {
         "a-stranger-is-told-what-it-lacks",
         "a-device-that-is-handed-in-is-ours-until-the-connection-ends",
         "a-character-device-is-opened-or-the-kernels-lack-named",
-        "what-the-kernel-says-of-a-device",
         "the-daemon-delivers-sixteen-sources-of-xhci",
         "the-daemon-delivers-ten-msix-sources-of-igb",
         "the-daemon-delivers-a-pin",
@@ -60,26 +59,56 @@ pub(super) const SCENARIO: Scenario = Scenario {
         "sources-of-a-device-that-was-handed-in-end-with-the-connection",
     ],
     sabotages: &[
+        Sabotage { name: UNCHECKED, what: "the program has a test more", fails: LISTED },
+        stays_listed("one-msi-of-edu-arrives-and-is-given-back"),
         Sabotage {
-            name: "no-remapping",
-            what: "the host's kernel is told to leave interrupt remapping off, so that no block of messages is to be had",
-            fails: "sixteen-contiguous-messages-fire-each-their-own",
-        },
-        Sabotage {
-            name: "one-edu",
+            name: ONE_EDU,
             what: "the host lacks the second of two devices of one model",
             fails: "devices-of-one-model-are-told-apart",
         },
+        stays_listed("intx-is-taken-from-the-owner-and-stays-masked-until-unmasked"),
         Sabotage {
-            name: "no-msi",
+            name: NO_REMAPPING.name,
+            what: "the host's kernel is told to leave interrupt remapping off, so that no block of messages is to be had",
+            fails: "sixteen-contiguous-messages-fire-each-their-own",
+        },
+        stays_listed("msix-vectors-of-igb-fire-and-their-table-is-read-through-vfio"),
+        owners_hidden("what-the-owner-takes-is-noticed-and-left-to-it"),
+        Sabotage {
+            name: SHORT_CONFIG,
+            what: "the kernel shows only the first 64 bytes of configuration space",
+            fails: "the-guests-msi-enable-bit-reaches-the-hardware-and-reads-as-not-enabled",
+        },
+        Sabotage {
+            name: NO_MSI,
             what: "the xhci has MSI-X only",
             fails: "beside-qemu-the-interrupts-are-ours-until-its-guest-wants-them",
         },
+        owners_hidden("a-guest-that-enables-msix-takes-igb-from-us"),
+        stays_listed("a-killed-qemu-is-noticed-and-the-next-one-served"),
         Sabotage {
-            name: "no-daemon",
-            what: "another program is run in the daemon's place",
-            fails: "the-daemon-delivers-sixteen-sources-of-xhci",
+            name: PRIVILEGED,
+            what: "the stranger may look into any process",
+            fails: "a-stranger-is-told-what-it-lacks",
         },
+        Sabotage {
+            name: NO_PLACE,
+            what: "the directory for the socket is not there",
+            fails: "a-device-that-is-handed-in-is-ours-until-the-connection-ends",
+        },
+        Sabotage {
+            name: ODD_DEVICES,
+            what: "there are directories where the character devices would be",
+            fails: "a-character-device-is-opened-or-the-kernels-lack-named",
+        },
+        no_daemon("the-daemon-delivers-sixteen-sources-of-xhci"),
+        stays_listed("the-daemon-delivers-ten-msix-sources-of-igb"),
+        stays_listed("the-daemon-delivers-a-pin"),
+        owners_hidden("the-daemon-waits-for-qemu-and-yields-to-its-guest"),
+        no_daemon("a-device-that-was-lent-to-qemu-delivers-until-qemu-ends"),
+        owners_hidden("what-the-vmm-took-over-stays-its-own-when-the-guest-frees-at-once"),
+        stays_listed("a-guest-that-clears-the-msi-enable-bit-loses-its-sources-aloud"),
+        stays_listed("sources-of-a-device-that-was-handed-in-end-with-the-connection"),
     ],
     common: &[],
     unsettled: None,
@@ -87,50 +116,107 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
+const UNCHECKED: &str = "unchecked-test";
+const ONE_EDU: &str = "one-edu";
+const NO_MSI: &str = "no-msi";
+const STAYS_LISTED: &str = "stays-listed";
+const OWNERS_HIDDEN: &str = "owners-hidden";
+const SHORT_CONFIG: &str = "short-config";
+const PRIVILEGED: &str = "privileged-stranger";
+const NO_PLACE: &str = "no-place";
+const ODD_DEVICES: &str = "odd-devices";
+const NO_DAEMON: &str = "no-daemon";
+
+const fn stays_listed(fails: &'static str) -> Sabotage {
+    Sabotage { name: STAYS_LISTED, what: "/proc/interrupts has a vector of each function for ever", fails }
+}
+
+const fn owners_hidden(fails: &'static str) -> Sabotage {
+    Sabotage { name: OWNERS_HIDDEN, what: "/proc/irq is empty, which shows who has a vector", fails }
+}
+
+const fn no_daemon(fails: &'static str) -> Sabotage {
+    Sabotage { name: NO_DAEMON, what: "another program is run in the daemon's place", fails }
+}
+
+/// What runs a test in a world that the sabotage changed.
+fn world(stand: &Stand<'_>) -> &'static [&'static str] {
+    match stand.sabotage.map(|sabotage| sabotage.name) {
+        // VFIO gives no device at all otherwise.
+        Some(name) if name == NO_REMAPPING.name => &[
+            "sh",
+            "-c",
+            "echo Y >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts && exec \"$@\"",
+            "sh",
+        ],
+        Some(STAYS_LISTED) => &[
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            "printf '1: vfio-%s\\n' 'msi[0](0000:00:05.0)' 'msi[0](0000:00:07.0)' 'msix[0](0000:00:08.0)' >/run/listed \\
+                && mount --bind /run/listed /proc/interrupts && exec \"$@\"",
+            "sh",
+        ],
+        Some(OWNERS_HIDDEN) => {
+            &["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /proc/irq && exec \"$@\"", "sh"]
+        }
+        // Beyond the header it is for those who administrate.
+        Some(SHORT_CONFIG) => &["setpriv", "--bounding-set=-sys_admin"],
+        // Kept over a change of the user.
+        Some(PRIVILEGED) => &[
+            "setpriv",
+            "--securebits=+no_setuid_fixup",
+            "--inh-caps=+sys_ptrace,+dac_read_search",
+            "--ambient-caps=+sys_ptrace,+dac_read_search",
+        ],
+        Some(NO_PLACE) => &["env", "TMPDIR=/nowhere"],
+        Some(ODD_DEVICES) => {
+            &["sh", "-c", "mkdir -p /dev/vfio/devices/vfio0 /dev/vfio/devices/vfio1 && exec \"$@\"", "sh"]
+        }
+        _ => &[],
+    }
+}
+
 fn run(stand: &mut Stand<'_>) -> Result<()> {
     let tests = artifacts::vfio_tests(stand.layout)?;
     let mut machine = Machine::new(stand.iommu);
     for function in FUNCTIONS {
         match *function {
-            function if stand.sabotaged("one-edu") && function.contains("addr=06.0") => {}
-            function if stand.sabotaged("no-msi") && function.contains("xhci") => {
+            function if stand.sabotaged(ONE_EDU) && function.contains("addr=06.0") => {}
+            function if stand.sabotaged(NO_MSI) && function.contains("xhci") => {
                 machine = machine.device("nec-usb-xhci,addr=07.0,msi=off,msix=on,intrs=16");
             }
             function => machine = machine.device(function),
         }
     }
-    if stand.sabotaged("no-remapping") {
+    if stand.sabotaged(NO_REMAPPING.name) {
         machine = machine.argument("intremap=off");
     }
     let host = Host::boot(stand.layout, stand.artifacts, SCENARIO.name, &machine, stand.limit)?;
     let log = host.agent().kernel_log();
     let program = tests.to_string_lossy().into_owned();
     let daemon =
-        if stand.sabotaged("no-daemon") { "/bin/true".to_owned() } else { payload("vhost-device-irq") };
+        if stand.sabotaged(NO_DAEMON) { "/bin/true".to_owned() } else { payload("vhost-device-irq") };
     let daemon = format!("VHOST_DEVICE_IRQ={daemon}");
     let mut names = Vec::new();
+    let more = stand.sabotaged(UNCHECKED).then_some("main::another_test");
     stand.report.check(LISTED, &log, || {
         let listed = host.agent().run(&[&program, "--list", "--ignored", "--format", "terse"])?;
-        names.extend(listed.lines().filter_map(|line| line.strip_suffix(": test")).map(ToOwned::to_owned));
+        let listed = listed.lines().filter_map(|line| line.strip_suffix(": test"));
+        names.extend(listed.chain(more).map(ToOwned::to_owned));
         let unknown = names.iter().filter(|name| !SCENARIO.checks.contains(&check_of(name).as_str()));
         let unknown: Vec<_> = unknown.collect();
         expect(unknown.is_empty(), format!("{} tests; without a check: {unknown:?}", names.len()))
     })?;
-    for check in SCENARIO.checks.iter().filter(|check| **check != LISTED) {
+    let concerned = stand.sabotage.map(|sabotage| sabotage.fails);
+    let tests = SCENARIO.checks.iter().filter(|check| **check != LISTED);
+    for check in tests.filter(|check| concerned.is_none_or(|concerned| concerned == **check)) {
         let name = names.iter().find(|name| check_of(name) == *check);
         let name = name.map_or(*check, String::as_str);
-        let argv = [
-            "/usr/bin/env",
-            &daemon,
-            &program,
-            "--ignored",
-            "--exact",
-            "--nocapture",
-            "--test-threads",
-            "1",
-            name,
-        ];
-        let test = host.spawn(check, &argv.map(ToOwned::to_owned))?;
+        let test = ["/usr/bin/env", &daemon, &program, "--ignored", "--exact", "--nocapture", name];
+        let argv: Vec<_> = world(stand).iter().chain(&test).map(|word| (*word).to_owned()).collect();
+        let test = host.spawn(check, &argv)?;
         stand.report.check(check, &test.log(), || match test.wait(TEST)? {
             Some(End::Code(0)) => {
                 // A test that is not there passes as well.
