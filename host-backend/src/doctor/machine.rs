@@ -237,6 +237,7 @@ fn vfio(tree: &Tree, facts: &mut Facts, findings: &mut Vec<Finding>) {
 const CAPABILITIES: &[(u32, &str, &str)] = &[
     (21, "CAP_SYS_ADMIN", "read configuration spaces beyond 64 bytes"),
     (19, "CAP_SYS_PTRACE", "see who has a function open, and take vfio=pid: from it"),
+    (2, "CAP_DAC_READ_SEARCH", "do so where a VMM is another user's"),
     (34, "CAP_SYSLOG", "read the kernel's log where kernel.dmesg_restrict is 1"),
 ];
 

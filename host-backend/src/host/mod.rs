@@ -173,7 +173,7 @@ impl HostError {
         match (self, self.errno()) {
             (Self::Gone, _) | (_, Some(libc::ENODEV | libc::ENXIO)) => LEFT,
             (_, Some(libc::EPERM | libc::EACCES)) => {
-                "start the daemon as root, or with CAP_SYS_ADMIN and CAP_SYS_PTRACE"
+                "start the daemon as root, or with CAP_SYS_ADMIN, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
             }
             (_, Some(libc::EMFILE | libc::ENFILE)) => {
                 "raise the daemon's limit of open files (LimitNOFILE=), or lower --max-sources"

@@ -3,8 +3,9 @@
 //!
 //! Two things need privileges that nothing else here does. The configuration space of a function is only readable
 //! beyond its first 64 bytes through a descriptor that a process with CAP_SYS_ADMIN opened (`pci_read_config` in
-//! drivers/pci/pci-sysfs.c). And taking a VFIO device out of the VMM needs CAP_SYS_PTRACE, and no Landlock: a process
-//! under it may look into none that is not (`hook_ptrace_access_check` in security/landlock/task.c).
+//! drivers/pci/pci-sysfs.c). And taking a VFIO device out of the VMM needs CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH where the
+//! VMM is another user's (`proc_fd_permission` in fs/proc/fd.c), and no Landlock: a process under it may look into none that is
+//! not (`hook_ptrace_access_check` in security/landlock/task.c).
 //!
 //! So the daemon starts this program once more before it gives everything up, talks to it over a socket, and gets
 //! descriptors. Whoever took the daemon over could have the opener open the configuration space of a function, which is

@@ -106,7 +106,9 @@ pub fn confine(needs: &Needs) -> Result<Confinement, SandboxError> {
 /// # Errors
 /// As of [`confine`].
 pub(crate) fn confine_opener() -> Result<(), SandboxError> {
-    keep_capabilities(CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE)?;
+    // `/proc/N/fd` of another user's VMM is searched as any directory is: CAP_SYS_PTRACE is not asked for there.
+    let look_into = CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH;
+    keep_capabilities(CapabilitySet::SYS_ADMIN | look_into)?;
     filter::apply(Role::Opener)?;
     Ok(())
 }

@@ -59,8 +59,8 @@ pub enum ClaimError {
     #[error("{} is no process id: {content:?}", path.display())]
     PidFile { path: PathBuf, content: String },
     #[error(
-        "may not {operation} process {pid} ({source}): run the daemon as root or with CAP_SYS_PTRACE. Being the same \
-         user is enough only where the sysctl kernel.yama.ptrace_scope is 0 and no other security module forbids it"
+        "may not {operation} process {pid} ({source}): run the daemon as root, or with CAP_SYS_PTRACE and \
+         CAP_DAC_READ_SEARCH. Being the same user is enough only where the sysctl kernel.yama.ptrace_scope is 0 and no other security module forbids it"
     )]
     Denied { pid: u32, operation: &'static str, source: io::Error },
     #[error("cannot {operation}: {source}")]

@@ -4,8 +4,10 @@
 use crate::common::{Daemon, EVENTS, Vm, allocate_of, get_messages, page, sources};
 use crate::owner::{Owner, Writer, borrowed, eventfds, fired, quiet};
 use crate::qemu::Qemu;
-use crate::{edus, hand_in, host_interrupts, igb, prepare_igb, vectors_are_gone, xhci};
+use crate::{NOBODY, edus, hand_in, host_interrupts, igb, prepare_igb, vectors_are_gone, xhci};
 use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
@@ -320,6 +322,30 @@ fn a_device_that_was_lent_to_qemu_delivers_until_qemu_ends() {
     machine.delivers(&writer, &source);
     machine.daemon.stop();
     vectors_are_gone(xhci);
+}
+
+#[test]
+#[ignore = "needs root and VFIO devices"]
+fn the_daemon_looks_into_a_vmm_of_another_user() {
+    let [edu, _] = edus();
+    let owner = Owner::of(&[edu]).unwrap();
+    let device = owner.device(0, edu).unwrap();
+    // Two descriptors that anything inherits.
+    let mut vmm = Command::new("sleep");
+    vmm.arg("120").stdin(device.vfio.as_fd().try_clone_to_owned().unwrap());
+    vmm.stdout(owner.groups[0].try_clone().unwrap()).uid(NOBODY);
+    let mut vmm = vmm.spawn().unwrap();
+    let mut machine = Machine::start(edu, &format!("pid:{}", vmm.id()));
+    machine.allocate(MSI, 0, 1);
+    device.write32(0x60, 1);
+    assert_eq!(machine.event(), Interrupt(0));
+    device.write32(0x64, 1);
+    vmm.kill().unwrap();
+    vmm.wait().unwrap();
+    assert_eq!(machine.event(), Revoked(0));
+    assert_eq!(machine.status(&sources(FREE, 0, 1), 8), OK);
+    vectors_are_gone(edu);
+    machine.daemon.stop();
 }
 
 #[test]

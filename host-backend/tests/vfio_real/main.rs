@@ -32,6 +32,9 @@ use vhost_device_irq::vfio::{
 };
 use virtio_irq_proto::{IrqType, PciAddress, VectorRange};
 
+/// A user without privileges.
+const NOBODY: u32 = 65534;
+
 fn edus() -> [PciAddress; 2] {
     functions(0x1234, 0x11e8).try_into().unwrap()
 }
@@ -474,7 +477,7 @@ fn a_stranger_is_told_what_it_lacks() {
         let mut child = Command::new(std::env::current_exe().unwrap());
         child.args(["--ignored", "--exact", "a_stranger_is_told_what_it_lacks", "--nocapture"]);
         child.env("VFIO_REAL_STRANGER", std::process::id().to_string());
-        std::os::unix::process::CommandExt::uid(&mut child, 65534);
+        std::os::unix::process::CommandExt::uid(&mut child, NOBODY);
         assert!(child.status().unwrap().success());
         return;
     }

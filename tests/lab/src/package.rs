@@ -35,8 +35,8 @@ const SETTINGS: &str = "/etc/vhost-device-irq/lab.conf";
 /// Where the package is in the tree.
 const INSIDE: &str = "/build/vhost-device-irq.deb";
 
-/// CAP_SYS_ADMIN and CAP_SYS_PTRACE, as /proc/PID/status has them.
-const CAPABILITIES: u64 = 1 << 21 | 1 << 19;
+/// CAP_SYS_ADMIN, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, as /proc/PID/status has them.
+const CAPABILITIES: u64 = 1 << 21 | 1 << 19 | 1 << 2;
 
 /// The package, if it was built.
 #[must_use]

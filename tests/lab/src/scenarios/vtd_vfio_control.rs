@@ -53,6 +53,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         "the-daemon-delivers-ten-msix-sources-of-igb",
         "the-daemon-delivers-a-pin",
         "the-daemon-waits-for-qemu-and-yields-to-its-guest",
+        "the-daemon-looks-into-a-vmm-of-another-user",
         "a-device-that-was-lent-to-qemu-delivers-until-qemu-ends",
         "what-the-vmm-took-over-stays-its-own-when-the-guest-frees-at-once",
         "a-guest-that-clears-the-msi-enable-bit-loses-its-sources-aloud",
@@ -105,6 +106,11 @@ pub(super) const SCENARIO: Scenario = Scenario {
         stays_listed("the-daemon-delivers-ten-msix-sources-of-igb"),
         stays_listed("the-daemon-delivers-a-pin"),
         owners_hidden("the-daemon-waits-for-qemu-and-yields-to-its-guest"),
+        Sabotage {
+            name: BLIND_ROOT,
+            what: "root may not read what is another user's",
+            fails: "the-daemon-looks-into-a-vmm-of-another-user",
+        },
         no_daemon("a-device-that-was-lent-to-qemu-delivers-until-qemu-ends"),
         owners_hidden("what-the-vmm-took-over-stays-its-own-when-the-guest-frees-at-once"),
         stays_listed("a-guest-that-clears-the-msi-enable-bit-loses-its-sources-aloud"),
@@ -123,6 +129,7 @@ const STAYS_LISTED: &str = "stays-listed";
 const OWNERS_HIDDEN: &str = "owners-hidden";
 const SHORT_CONFIG: &str = "short-config";
 const PRIVILEGED: &str = "privileged-stranger";
+const BLIND_ROOT: &str = "blind-root";
 const NO_PLACE: &str = "no-place";
 const ODD_DEVICES: &str = "odd-devices";
 const NO_DAEMON: &str = "no-daemon";
@@ -163,6 +170,7 @@ fn world(stand: &Stand<'_>) -> &'static [&'static str] {
         }
         // Beyond the header it is for those who administrate.
         Some(SHORT_CONFIG) => &["setpriv", "--bounding-set=-sys_admin"],
+        Some(BLIND_ROOT) => &["setpriv", "--bounding-set=-dac_override,-dac_read_search"],
         // Kept over a change of the user.
         Some(PRIVILEGED) => &[
             "setpriv",
