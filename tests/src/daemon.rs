@@ -116,6 +116,24 @@ impl Daemon {
         Vitals::of(self.child.id()).expect("the daemon is alive")
     }
 
+    /// Waits until it holds what it held at an earlier look: a thread that was waited for, and what it had open, is seen for a
+    /// moment longer. What stays is a leak.
+    ///
+    /// # Panics
+    /// It goes on holding something else. Or it is gone.
+    #[track_caller]
+    pub fn comes_back_to(&self, before: Vitals) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = self.vitals();
+            if now == before {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{before:?} became {now:?}");
+            thread::yield_now();
+        }
+    }
+
     /// Id of the process.
     pub fn id(&self) -> u32 {
         self.child.id()

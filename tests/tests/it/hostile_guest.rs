@@ -79,7 +79,7 @@ fn chains_that_no_driver_may_make_come_back_untouched() {
         assert!(guest.written(80, 0).is_empty());
         works(&mut guest, name);
     }
-    assert_eq!(daemon.vitals(), vitals);
+    daemon.comes_back_to(vitals);
 }
 
 #[test]
@@ -318,7 +318,7 @@ fn rings_outside_of_memory_are_left_alone() {
         }
         works(&mut guest, name);
     }
-    assert_eq!(daemon.vitals(), vitals);
+    daemon.comes_back_to(vitals);
 }
 
 #[test]
@@ -379,7 +379,7 @@ fn memory_that_is_replaced_or_shrinks_breaks_the_rings_in_it() {
     guest.reset().unwrap();
     works(&mut guest, "other memory in the same place");
     drop((other, new));
-    assert_eq!(daemon.vitals(), vitals, "what was mapped once is not mapped any more");
+    daemon.comes_back_to(vitals);
 }
 
 #[test]

@@ -131,7 +131,7 @@ fn frontends_are_served_one_after_another_and_leave_nothing_behind() {
     for _ in 0..30 {
         let mut driver = daemon.connect().unwrap();
         assert_eq!(pairs(&ask(&mut driver)), [1, 2]);
-        assert_eq!(daemon.vitals(), vitals);
+        daemon.comes_back_to(vitals);
     }
 }
 

@@ -258,7 +258,7 @@ fn allocations_at_their_bounds_and_beyond() {
     assert_eq!(machine.status(&[SOME.bytes(), vec![0]].concat(), room(1)), Invalid, "25 bytes");
     assert_eq!(machine.guest.ask(&SOME.bytes(), 7), [0; 0]);
     machine.is_well("requests of every length");
-    assert_eq!(machine.daemon.vitals(), vitals);
+    machine.daemon.comes_back_to(vitals);
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn the_quota_of_the_guest_is_shared_by_its_functions() {
     machine.fires(&[8, 0, 23]);
     assert_eq!(machine.status(&range(FREE, 4, 20), 8), Status::Ok);
     machine.is_well("a full house");
-    assert_eq!(machine.daemon.vitals(), vitals);
+    machine.daemon.comes_back_to(vitals);
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn ranges_of_sources_at_their_bounds_and_beyond() {
     // Of a function that has none, and of the one that has.
     assert_eq!(machine.status(&reset_function(7), 8), Status::Ok);
     machine.is_well("a reset of a function without sources");
-    assert_eq!(machine.daemon.vitals(), vitals);
+    machine.daemon.comes_back_to(vitals);
     assert_eq!(machine.status(&reset_function(0), 8), Status::Ok);
     assert_eq!(machine.status(&range(FREE, 0, 1), 8), Status::NoSource);
     assert_eq!(machine.daemon.triggers().count(), 0);
@@ -376,7 +376,7 @@ fn what_is_freed_is_nobodys_and_the_rest_is_as_it_was() {
     assert_eq!(machine.status(&reset_function(0), 8), Status::Ok);
     assert_eq!(machine.allocate(Allocate { least: 4, most: 4, ..SOME }), [(0, 0), (1, 1), (2, 2), (3, 3)]);
     machine.is_well("halves of blocks");
-    assert_eq!(machine.daemon.vitals(), vitals);
+    machine.daemon.comes_back_to(vitals);
 }
 
 /// Fires sources 0 to 2 as fast as it can while `act` runs. Source 3 is silent.
@@ -506,7 +506,7 @@ fn event_rings_that_are_wrong_or_go_away_while_sources_fire_lose_nothing() {
         (0..3).for_each(|source| triggers.fire(SourceId(source)));
         machine.catches_up(name);
     }
-    assert_eq!(machine.daemon.vitals(), vitals);
+    machine.daemon.comes_back_to(vitals);
 }
 
 #[test]
@@ -527,7 +527,7 @@ fn memory_that_is_taken_away_while_sources_fire_loses_nothing_but_the_rings() {
         (0..3).for_each(|source| triggers.fire(SourceId(source)));
         machine.catches_up("memory that was away");
     }
-    assert_eq!(machine.daemon.vitals(), vitals);
+    machine.daemon.comes_back_to(vitals);
 }
 
 #[test]
@@ -544,5 +544,5 @@ fn a_reset_while_sources_fire_leaves_the_next_driver_nothing() {
         assert_eq!(machine.guest.used_within(EVENT_QUEUE, Duration::from_millis(5)), None);
         machine.is_well("a reset");
     }
-    assert_eq!(machine.daemon.vitals(), vitals);
+    machine.daemon.comes_back_to(vitals);
 }
