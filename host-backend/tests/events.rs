@@ -526,23 +526,28 @@ fn a_storm_is_held_to_its_limit_and_holds_nobody_else_up() {
     };
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
+            // The test may fail meanwhile, and is waiting for this then.
+            while !over.load(Ordering::Relaxed) && began.elapsed() < 2 * LONG {
                 host.functions[1].fire(0);
                 std::thread::yield_now();
             }
         });
-        // Each of them comes, however little of the machine is left for this test.
-        for _ in 0..15 {
+        // Each of them comes, however little of the machine is left for this test; and of the storm what it may.
+        for round in 0.. {
             host.functions[0].fire(0);
             while next(&mut vm) == 0 {
                 storms += 1;
             }
+            if round >= 15 && storms >= 5 {
+                break;
+            }
+            assert!(began.elapsed() < LONG, "{storms} of the storm came");
             std::thread::sleep(Duration::from_millis(30));
         }
         over.store(true, Ordering::Relaxed);
     });
     let most = 5 + (PER_SECOND as f32 * began.elapsed().as_secs_f32()) as u32 + 1;
-    assert!((5..=most).contains(&storms), "{storms} of at most {most}");
+    assert!(storms <= most, "{storms} of at most {most}");
     // What fired when it might not is told when it may.
     for _ in 0..2 {
         for _ in 0..20 {

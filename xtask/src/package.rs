@@ -6,6 +6,7 @@ use crate::dist;
 use crate::lab;
 use crate::outcome::Outcome;
 use std::path::Path;
+use std::time::Duration;
 use virtio_irq_lab::checks::{Report, Unmet, expect};
 use virtio_irq_lab::package::{self, Package, SERVICE, SOCKET, System};
 use virtio_irq_lab::{Container, Error, Layout, Result, provision};
@@ -95,6 +96,8 @@ fn play(container: &Container, report: &mut Report, path: &str) -> Result<()> {
 /// The functions that the daemon tells a frontend outside of the container.
 fn functions(container: &Container) -> Result<Vec<Function>, Unmet> {
     let socket = container.outside(SOCKET);
-    let ask = || -> Result<_, DriverError> { Driver::connect(&socket, Options::default())?.functions() };
+    // systemd has to start the daemon first.
+    let options = Options { timeout: Duration::from_secs(60), ..Options::default() };
+    let ask = || -> Result<_, DriverError> { Driver::connect(&socket, options)?.functions() };
     ask().map_err(|error| Unmet::Seen(format!("no answer at {SOCKET}: {error}")))
 }

@@ -170,7 +170,7 @@ fn a_server_that_stalls_is_not_waited_for_long() {
         let mut requests = BufReader::new(stream);
         while requests.read_line(&mut String::new()).unwrap() > 0 {}
     });
-    let mut qmp = Qmp::open(&path, Duration::from_millis(50), None).unwrap();
+    let mut qmp = Qmp::open(&path, Duration::from_secs(1), None).unwrap();
     let error = qmp.greet().unwrap_err();
     assert!(
         matches!(&error, QmpError::Connection { source, .. } if source.kind() == io::ErrorKind::TimedOut),
@@ -187,7 +187,7 @@ fn a_server_that_never_stops_talking_is_not_listened_to_for_ever() {
         let events = b"{\"event\": \"STOP\"}\n".repeat(1000);
         while stream.write_all(&events).is_ok() {}
     });
-    let mut qmp = Qmp::open(&path, Duration::from_millis(50), None).unwrap();
+    let mut qmp = Qmp::open(&path, Duration::from_secs(1), None).unwrap();
     let error = qmp.greet().unwrap_err();
     assert!(error.to_string().contains("timed out"), "{error}");
     drop(qmp);

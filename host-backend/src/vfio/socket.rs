@@ -222,12 +222,13 @@ mod tests {
     #[test]
     fn closing_does_not_wait_for_a_silent_sender() {
         let (_directory, mailbox) = mailbox();
-        let silent = UnixStream::connect(mailbox.0.path()).unwrap();
+        let mut silent = UnixStream::connect(mailbox.0.path()).unwrap();
         let gone = UnixStream::connect(mailbox.0.path()).unwrap();
         gone.shutdown(Side::Both).unwrap();
-        let began = Instant::now();
         drop(mailbox);
-        assert!(began.elapsed() < Duration::from_secs(1));
-        drop(silent);
+        // One that was waited for would have been told. A connection that nobody accepted ends by a reset.
+        let mut answer = String::new();
+        let _ = silent.read_to_string(&mut answer);
+        assert_eq!(answer, "");
     }
 }

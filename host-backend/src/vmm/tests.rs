@@ -115,7 +115,7 @@ fn a_qemu_that_says_nothing_keeps_neither_a_frontend_nor_the_end_waiting() {
     let start = Instant::now();
     bridge.frontend_left();
     drop(inquirer);
-    // QEMU may take five times as long to answer.
-    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    // QEMU may take longer to answer.
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     server.join().unwrap();
 }

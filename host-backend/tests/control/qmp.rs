@@ -93,8 +93,8 @@ fn one_that_stalls_keeps_neither_the_guest_nor_the_end_waiting() {
     Vm::connect(&daemon.socket).expect_service();
     daemon.signal(rustix::process::Signal::TERM);
     assert_eq!(wait_for_exit(&mut daemon.child).code(), Some(0));
-    // QEMU may take five times as long to answer.
-    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    // QEMU may take longer to answer.
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
 }
 
 #[test]
