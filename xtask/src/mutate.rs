@@ -41,7 +41,6 @@ const GROUPS: &[Group] = &[
                 "slot.pending = false;\n                slot.late",
                 "slot.late",
             ),
-            ("a source is told of before its ALLOCATE is answered", "given: false,", "given: true,"),
             ("half of a range is enough", "ids.clone().all(|id|", "ids.clone().any(|id|"),
             ("a function has no quota", "self.quota.function.saturating_sub(held)", "self.quota.function"),
         ],
@@ -49,11 +48,14 @@ const GROUPS: &[Group] = &[
     Group {
         file: "host-backend/src/device/sources/mod.rs",
         tests: "hostile_host",
-        mistakes: &[(
-            "a loss is told before the host has its own back",
-            "if self.lost.is_empty() && self.releasing == 0 {",
-            "if self.lost.is_empty() {",
-        )],
+        mistakes: &[
+            ("a source is told of before its ALLOCATE is answered", "given: false,", "given: true,"),
+            (
+                "a loss is told before the host has its own back",
+                "if self.lost.is_empty() && self.releasing == 0 {",
+                "if self.lost.is_empty() {",
+            ),
+        ],
     },
     Group {
         file: "host-backend/src/device/sources/pending.rs",

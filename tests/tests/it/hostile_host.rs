@@ -73,6 +73,8 @@ struct Held {
 struct World {
     device: Device,
     host: BTreeMap<FunctionId, Held>,
+    /// The sources that the driver knows of: those of requests that were answered.
+    told: BTreeSet<SourceId>,
 }
 
 impl World {
@@ -80,7 +82,7 @@ impl World {
         let functions = [2, 5].map(|id| assigned(FunctionId(id)));
         let mut device = Device::new(functions.to_vec(), QUOTA).unwrap();
         device.negotiated(FEATURES);
-        Self { device, host: BTreeMap::new() }
+        Self { device, host: BTreeMap::new(), told: BTreeSet::new() }
     }
 
     fn sources(&self) -> Vec<SourceState> {
@@ -168,6 +170,7 @@ impl World {
             let source = sources.iter().find(|source| source.id == id).expect("a source that is held");
             assert_eq!((source.function, source.revoked), (of, revoked), "{source:?}");
             assert!(revoked || source.pending && !source.masked, "{source:?}");
+            assert!(self.told.contains(&id), "its ALLOCATE is not answered: {source:?}");
         }
         self.device.events_taken(records.len());
     }
@@ -181,6 +184,7 @@ impl World {
             if let Step::Done(reply) = &step {
                 let bytes = reply.bytes().to_vec();
                 self.check(&request, &bytes, room);
+                self.told = self.sources().iter().map(|source| source.id).collect();
                 return;
             }
             let (incidents, answer) = answers.next().unwrap_or((Vec::new(), Answer::Good));
