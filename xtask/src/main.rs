@@ -39,6 +39,8 @@ enum Task {
         simulated: bool,
     },
     /// Run scenarios on emulated machines
+    ///
+    /// The first time it prepares them, as `demo` does.
     Lab(lab::Options),
     /// Run everything that a change must pass, as CI does
     ///

@@ -30,7 +30,7 @@ use virtio_irq_proto::PciAddress;
 /// Options of `vhost-device-irq doctor`.
 #[derive(Args, Clone, Debug)]
 pub struct DoctorArgs {
-    /// Functions to look at; all that are bound to vfio-pci if none is named
+    /// Functions to look at; if none is named, all that are bound to vfio-pci, and cards that are known to need virtio-irq
     #[arg(value_name = "ADDRESS")]
     functions: Vec<PciAddress>,
 
