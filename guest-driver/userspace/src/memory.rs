@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The guest's memory: a memfd that both this process and the device map.
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vhost::VhostUserMemoryRegionInfo;
@@ -71,7 +72,8 @@ impl GuestMemory {
     pub fn new(size: NonZeroUsize) -> Result<Self, MemoryError> {
         let size = size.get();
         let create = |source| MemoryError::Create { size, source };
-        let file = memfd(NAME).map_err(create)?;
+        let file = memfd_create(NAME, MemfdFlags::CLOEXEC).map_err(|errno| create(errno.into()))?;
+        let file = File::from(file);
         let length = u64::try_from(size).map_err(|_| create(io::ErrorKind::InvalidInput.into()))?;
         file.set_len(length).map_err(create)?;
         let file = FileOffset::new(file, 0);
@@ -225,17 +227,6 @@ fn offset(address: u64) -> Option<MemoryRegionAddress> {
 /// Number of pages that a buffer takes.
 pub(crate) fn pages_for(length: usize) -> usize {
     length.div_ceil(PAGE).max(1)
-}
-
-/// An anonymous file that another process can map.
-fn memfd(name: &CStr) -> io::Result<File> {
-    // SAFETY: `name` is a string that ends with NUL, and the kernel reads nothing else.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call above succeeded, so the descriptor is open, and nothing else knows it.
-    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 #[cfg(test)]
