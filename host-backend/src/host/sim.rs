@@ -75,17 +75,17 @@ const fn model(vendor: u16, device: u16, class_revision: u32) -> PciIds {
     PciIds { vendor, device, subsystem_vendor: vendor, subsystem_device: 1, class_revision }
 }
 
+/// As QEMU's devices have them, so that a guest with such a device finds its function.
+const fn emulated(vendor: u16, device: u16, class_revision: u32) -> PciIds {
+    PciIds { subsystem_vendor: 0x1af4, subsystem_device: 0x1100, ..model(vendor, device, class_revision) }
+}
+
 /// The models that `--device sim:KIND` knows.
 pub const KINDS: [SimKind; 4] = [
     SimKind {
         name: "edu",
         what: "QEMU's edu device, 1 MSI vector",
-        // As QEMU's edu has them, so that a guest with that device finds its function.
-        ids: PciIds {
-            subsystem_vendor: 0x1af4,
-            subsystem_device: 0x1100,
-            ..model(0x1234, 0x11e8, 0x00ff_0010)
-        },
+        ids: emulated(0x1234, 0x11e8, 0x00ff_0010),
         msi_count: 1,
         msix_count: 0,
     },
@@ -106,7 +106,7 @@ pub const KINDS: [SimKind; 4] = [
     SimKind {
         name: "igb",
         what: "an Ethernet controller, 10 MSI-X vectors",
-        ids: model(0x8086, 0x10c9, 0x0200_0001),
+        ids: emulated(0x8086, 0x10c9, 0x0200_0001),
         msi_count: 1,
         msix_count: 10,
     },

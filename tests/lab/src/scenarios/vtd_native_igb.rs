@@ -113,7 +113,7 @@ fn run(stand: &mut Stand<'_>) -> Result<()> {
 fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     without_device(stand, host)?;
     let igb = if stand.sabotaged("simulated-pairs") {
-        IGB.spec().replace(IGB.host, "sim:vectors=10,type=msix")
+        IGB.spec().replace(IGB.host, "sim:igb")
     } else {
         IGB.spec_with_vfio()
     };
