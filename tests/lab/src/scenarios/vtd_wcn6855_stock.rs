@@ -84,9 +84,10 @@ fn rings_are_not_heard(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest,
     rings.program(whose, 0)?;
     stand.report.check("rings-get-the-guests-pair", &log, || {
         let programmed = rings.rings()?;
-        let all = programmed.iter().all(|ring| ring.programmed == guest_pair);
-        let seen = format!("{} rings have {guest_pair}; the host's pair is {host_pair}", programmed.len());
-        expect(all && !programmed.is_empty() && guest_pair != host_pair, seen)
+        let theirs = programmed.iter().filter(|ring| ring.programmed == guest_pair).count();
+        let all = programmed.len();
+        let seen = format!("{theirs} of {all} rings have {guest_pair}; the host's pair is {host_pair}");
+        expect(theirs == all && all > 0 && guest_pair != host_pair, seen)
     })?;
     rings.fire(1)?;
     let after = rings.rings()?;
