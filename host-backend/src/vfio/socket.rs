@@ -126,6 +126,7 @@ impl Exchange for HandIn {
 mod tests {
     use super::*;
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use std::fs;
     use std::io::{IoSlice, Read, Write};
     use std::net::Shutdown as Side;
     use std::os::fd::AsFd;
@@ -225,6 +226,14 @@ mod tests {
         let mut silent = UnixStream::connect(mailbox.0.path()).unwrap();
         let gone = UnixStream::connect(mailbox.0.path()).unwrap();
         gone.shutdown(Side::Both).unwrap();
+        // It waits for the first of them. Until then the kernel has no inode for it (net/unix/af_unix.c, unix_seq_show).
+        let path = mailbox.0.path().display().to_string();
+        let accepted = |line: &&str| line.ends_with(&path) && line.split_whitespace().nth(6) != Some("0");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while fs::read_to_string("/proc/net/unix").unwrap().lines().filter(accepted).count() < 2 {
+            assert!(Instant::now() < deadline, "it accepts nobody");
+            std::thread::yield_now();
+        }
         drop(mailbox);
         // One that was waited for would have been told. A connection that nobody accepted ends by a reset.
         let mut answer = String::new();

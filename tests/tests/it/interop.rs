@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
 use virtio_irq_conform::{Action, PATIENCE, Provoke, ProvokeError, Verdict, check};
 use virtio_irq_proto::{Allocate, Delivery, Event, FunctionId, IrqType, Layout, SourceId, VectorRange};
@@ -206,17 +206,18 @@ fn our_driver_outlives_every_lie_of_a_device() {
     let lies = liar.tell("lies");
     assert!(lies.split(' ').count() >= 50, "{lies}");
     for lie in lies.split(' ') {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        let mut told = "told 0".to_owned();
+        // The device may be too slow to come to it.
+        for _ in 0..20 {
             liar.tell(&format!("lie {lie}"));
             // An error or not: it returns, and does not panic. It does not wait for long, since many an answer never comes.
-            let used = liar.is_used(Duration::from_millis(300));
-            if liar.tell("lie none") != "told 0" {
+            let _: Result<usize, DriverError> = liar.is_used(Duration::from_millis(300));
+            told = liar.tell("lie none");
+            if told != "told 0" {
                 break;
             }
-            // The device may have been too slow to come to it.
-            assert!(Instant::now() < deadline, "{lie} was not told; {used:?}");
         }
+        assert_ne!(told, "told 0", "{lie} was not told");
         assert_eq!(liar.is_used(PATIENCE).unwrap(), 8, "after {lie}");
     }
 }
