@@ -5,12 +5,13 @@
 //! object model: `query-pci`, `qom-list` and `qom-get`.
 
 use crate::printable::printable;
+use crate::sys;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde_json::{Value, json};
 use std::io::{self, BufRead, BufReader, Write};
+use std::num::NonZeroI32;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -97,6 +98,11 @@ pub enum QmpError {
          daemon has no more rights than that as root either", path.display()
     )]
     Permission { path: PathBuf },
+    #[error(
+        "QEMU at {} runs outside of this process's PID namespace: run both in the same one, or do without --qmp and give \
+         --device ADDRESS,guest=ADDRESS,vfio=socket:PATH", path.display()
+    )]
+    Namespace { path: PathBuf },
     #[error("QEMU at {} does not answer: {source}; QMP serves one client at a time, end the other one", path.display())]
     Connection { path: PathBuf, source: io::Error },
     #[error("what listens at {} is no QMP socket of QEMU: {what}", path.display())]
@@ -139,15 +145,14 @@ struct Qmp<'a> {
 
 impl<'a> Qmp<'a> {
     fn open(path: &Path, patience: Duration, stop: Option<BorrowedFd<'a>>) -> Result<Self, QmpError> {
-        let open = || -> rustix::io::Result<_> {
+        let open = || -> rustix::io::Result<UnixStream> {
             // Connecting waits for room in the queue of a server that takes nobody, unless told not to.
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
             connect(&stream, &SocketAddrUnix::new(path)?)?;
-            let peer = socket_peercred(&stream)?;
-            Ok((UnixStream::from(stream), peer.pid.as_raw_nonzero().get()))
+            Ok(stream.into())
         };
-        let (stream, pid) = open().map_err(|errno| {
+        let stream = open().map_err(|errno| {
             let (path, source) = (path.to_owned(), errno.into());
             match errno {
                 Errno::AGAIN => QmpError::Connection { path, source },
@@ -155,6 +160,11 @@ impl<'a> Qmp<'a> {
                 _ => QmpError::Connect { path, source },
             }
         })?;
+        let peer = sys::peer_process(stream.as_fd());
+        let peer = peer.map_err(|source| QmpError::Connection { path: path.to_owned(), source })?;
+        let Some(pid) = peer.map(NonZeroI32::get) else {
+            return Err(QmpError::Namespace { path: path.to_owned() });
+        };
         let (stream, deadline) = (BufReader::new(stream), Instant::now() + patience);
         Ok(Self { stream, pid, path: path.to_owned(), deadline, stop })
     }
