@@ -111,7 +111,12 @@ impl Opener {
     fn ask(&self, request: &Request, with: &[BorrowedFd<'_>]) -> io::Result<(Reply, Vec<OwnedFd>)> {
         let (ours, theirs) = pair()?;
         let fds: Vec<_> = std::iter::once(theirs.as_fd()).chain(with.iter().copied()).collect();
-        wire::send(self.0.as_fd(), request, &fds, SendFlags::NOSIGNAL)?;
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        wire::send(self.0.as_fd(), request, &fds, flags).map_err(|error| match error.kind() {
+            // It was stopped so long ago that the requests of others have filled the way to it.
+            io::ErrorKind::WouldBlock => Errno::TIMEDOUT.into(),
+            _ => error,
+        })?;
         // Only the opener has it now, so that its end is noticed.
         drop(theirs);
         receive(&ours)

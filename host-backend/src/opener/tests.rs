@@ -98,3 +98,11 @@ fn an_opener_that_ended_is_an_error_at_once() {
     assert_eq!(opener.config(FUNCTION).unwrap_err().raw_os_error(), Some(libc::EPIPE));
     server.join().unwrap();
 }
+
+#[test]
+fn one_that_takes_no_request_any_more_keeps_nobody() {
+    let (ours, _stopped) = pair().unwrap();
+    while send(&ours, b"{}", SendFlags::DONTWAIT).is_ok() {}
+    let error = Opener(Arc::new(ours)).config(FUNCTION).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
+}
