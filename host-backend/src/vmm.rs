@@ -94,7 +94,7 @@ enum Unknown {
     Stranger { qmp: PathBuf, socket: PathBuf },
     #[error(transparent)]
     Process(#[from] SupplyError),
-    /// Whoever asked is gone.
+    /// Whoever asked is gone, or nobody is asked any more.
     #[error("the frontend left")]
     Left,
 }
@@ -213,6 +213,10 @@ impl Shared {
         self.introduce(visit, process, vmm.pid, device.guest)?;
         let mut problems = Vec::new();
         for assignment in &vmm.functions {
+            // Each can take as long as an opener that was stopped, and the end of the daemon waits for this.
+            if self.stops(&[], Some(&Timespec::default())).unwrap_or(true) {
+                return Err(Unknown::Left);
+            }
             if let Err(problem) = self.see_to(bridge, admission, visit, assignment) {
                 problems.push(self.explain(assignment.host, vmm.pid, &problem));
             }
