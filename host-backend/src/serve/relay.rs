@@ -123,6 +123,10 @@ impl Message {
                 self.fds.extend(fds);
             }
         }
+        // A sender that takes its message apart could bring as many with each byte.
+        if self.fds.len() > MOST_FDS {
+            return Err(io::Error::other("a message brings more descriptors than any"));
+        }
         Ok(open)
     }
 }
@@ -149,4 +153,22 @@ fn send_all(to: BorrowedFd<'_>, mut bytes: &[u8], fds: &[OwnedFd]) -> io::Result
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_in_pieces_brings_no_more_descriptors_than_a_whole_one() {
+        let pair = || std::os::unix::net::UnixStream::pair().unwrap();
+        let ((frontend, far), (near, _backend)) = (pair(), pair());
+        let fds = || (0..200).map(|_| frontend.as_fd().try_clone_to_owned().unwrap()).collect::<Vec<_>>();
+        let mut message = Message::default();
+        send_all(frontend.as_fd(), &[0], &fds()).unwrap();
+        assert!(message.forward(far.as_fd(), near.as_fd()).unwrap());
+        send_all(frontend.as_fd(), &[0], &fds()).unwrap();
+        let error = message.forward(far.as_fd(), near.as_fd()).unwrap_err();
+        assert_eq!(error.to_string(), "a message brings more descriptors than any");
+    }
 }
