@@ -49,7 +49,7 @@
 #define EDU_BUFFER 0x40000
 
 /* A transfer takes the device 100 ms. */
-#define EDU_DMA_TIMEOUT_US (2 * USEC_PER_SEC)
+#define EDU_DMA_TIMEOUT_US (10 * USEC_PER_SEC)
 #define EDU_FIRE_TIMEOUT_MS 500
 
 static bool msi = true;

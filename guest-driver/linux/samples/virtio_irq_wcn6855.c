@@ -53,8 +53,10 @@
 #define WCN_VECTORS_MAX 32
 
 /* A kick is answered before its ring has sent the message. */
-#define WCN_SEND_TIMEOUT_US (2 * USEC_PER_SEC)
-#define WCN_FIRE_TIMEOUT_MS 300
+#define WCN_SEND_TIMEOUT_US (10 * USEC_PER_SEC)
+/* For a handler; and when one ring was not heard, most likely none is. */
+#define WCN_FIRE_TIMEOUT_MS 5000
+#define WCN_UNHEARD_TIMEOUT_MS 300
 
 /**
  * struct wcn_vector - an interrupt that rings can raise
@@ -377,8 +379,9 @@ static unsigned int wcn_handled(struct wcn *wcn)
 	return handled;
 }
 
-/* Lets a ring send its message once, and waits a little for a handler. */
-static int wcn_fire(struct wcn *wcn, unsigned int index)
+/* Lets a ring send its message once, and waits for a handler, @timeout_ms at most. */
+static int wcn_fire(struct wcn *wcn, unsigned int index,
+		    unsigned int *timeout_ms)
 {
 	struct wcn_ring *ring = &wcn->rings[index];
 	struct wcn_vector *vector = &wcn->vectors[ring->vector];
@@ -395,11 +398,13 @@ static int wcn_fire(struct wcn *wcn, unsigned int index)
 				WCN_SEND_TIMEOUT_US, false, wcn);
 	if (err)
 		return err;
-	err = sample_wait(&wcn->fired, WCN_FIRE_TIMEOUT_MS);
+	err = sample_wait(&wcn->fired, *timeout_ms);
 	if (err)
 		return err;
 	own = atomic_read(&vector->handled) - own;
 	all = wcn_handled(wcn) - all;
+	if (!all)
+		*timeout_ms = WCN_UNHEARD_TIMEOUT_MS;
 	ring->handled += own;
 	wcn->strays += all - own;
 	return 0;
@@ -408,15 +413,15 @@ static int wcn_fire(struct wcn *wcn, unsigned int index)
 /* Each ring in turn. */
 static int wcn_fire_all(void *arg)
 {
+	unsigned int i, timeout_ms = WCN_FIRE_TIMEOUT_MS;
 	struct wcn *wcn = arg;
-	unsigned int i;
 	int err = 0;
 
 	lockdep_assert_held(&wcn->lock);
 	if (wcn->program == WCN_NOTHING)
 		return -ENODATA;
 	for (i = 0; i < wcn->ring_count && !err; i++)
-		err = wcn_fire(wcn, i);
+		err = wcn_fire(wcn, i, &timeout_ms);
 	return err;
 }
 

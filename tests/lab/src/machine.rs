@@ -15,8 +15,9 @@ pub(crate) const TREE: &str = "tree";
 const QUICK: &[&str] =
     &["quiet", "cryptomgr.notests", "pci=lastbus=0,noearly", "lsm=landlock", "mitigations=off"];
 
-/// The kernel would panic if a busy machine did not let the emulated timer tick in time.
-const PATIENT: &[&str] = &["no_timer_check"];
+/// The kernel would panic if a busy machine did not let the emulated timer tick in time, and warn of a processor that was not let run
+/// for half a minute. What hangs for two minutes is warned of, and what hangs for ever ends the scenario.
+const PATIENT: &[&str] = &["no_timer_check", "watchdog_thresh=60", "rcupdate.rcu_cpu_stall_timeout=120"];
 
 /// Whatever the kernel would warn of is a failure of what runs on it.
 const PANIC_ON_WARNING: &str = "panic_on_warn=1";

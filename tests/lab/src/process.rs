@@ -66,6 +66,14 @@ pub struct Holdings {
     pub threads: usize,
 }
 
+impl Holdings {
+    /// Whether nothing has become more.
+    #[must_use]
+    pub fn are_no_more_than(self, before: Self) -> bool {
+        self.descriptors <= before.descriptors && self.threads <= before.threads
+    }
+}
+
 impl std::fmt::Display for Holdings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} descriptors, {} threads", self.descriptors, self.threads)

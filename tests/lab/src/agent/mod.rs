@@ -261,6 +261,19 @@ impl Agent {
         self.shared.state().kernel.len()
     }
 
+    /// Waits until all is here that the kernel has logged up to now: what is logged comes by itself, and somewhat later.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::read`], and as [`Agent::kernel_line`].
+    pub fn catch_up_with_kernel(&self) -> Result<()> {
+        let mark = self.kernel_mark();
+        // Whoever asks next finds a longer log, so that no two of these are the same.
+        let text = format!("lab: up to here, which was line {mark}");
+        self.write("/dev/kmsg", &format!("{text}\n"))?;
+        self.kernel_line(mark, &text, PATIENCE).map(drop)
+    }
+
     /// Waits for a line in the kernel's log, after `mark`, that contains `text`.
     ///
     /// # Errors

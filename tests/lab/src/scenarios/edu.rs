@@ -2,7 +2,7 @@
 //! The sample driver for edu in a guest, by its sysfs attributes.
 
 use super::functions::EDU;
-use super::vectors::becoming;
+use super::vectors::until;
 use super::{Common, Sabotage};
 use crate::agent::Agent;
 use crate::checks::{Row, Verdict, expect};
@@ -89,11 +89,13 @@ impl<'a> Edu<'a> {
         parse(&self.guest.read(&self.attribute("program"))?)
     }
 
-    /// Lets the device send `count` interrupts, one after the other, and returns how often the handler ran.
-    pub(super) fn fire(&self, count: u64) -> Result<u64> {
+    /// Lets the device send `count` interrupts, one after the other, and waits until the handler has run `expected` times. Returns
+    /// how often it has, also when that took too long.
+    pub(super) fn fire(&self, count: u64, expected: u64) -> Result<u64> {
         let before = self.handled()?;
         self.guest.write_within(&self.attribute("fire"), &count.to_string(), FIRE)?;
-        Ok(self.handled()?.wrapping_sub(before))
+        // The driver waits half a second at most for each, which on a busy machine can be too short.
+        Ok(self.handled_reaching(before.wrapping_add(expected))?.wrapping_sub(before))
     }
 
     /// How often the driver's handler has run.
@@ -102,9 +104,9 @@ impl<'a> Edu<'a> {
         text.parse().map_err(|_| Error::Unexpected(format!("handled reads {text:?}")))
     }
 
-    /// Waits until the driver's handler has run `expected` times, and returns how often it has, also when that took too long.
-    pub(super) fn handled_becoming(&self, expected: u64) -> Result<u64> {
-        becoming(expected, || self.handled())
+    /// Waits until the driver's handler has run `least` times or more, and returns how often it has, also when that took too long.
+    pub(super) fn handled_reaching(&self, least: u64) -> Result<u64> {
+        until(|handled| *handled >= least, || self.handled())
     }
 
     fn attribute(&self, name: &str) -> String {
@@ -125,15 +127,22 @@ pub(super) struct Shot {
 }
 
 impl Shot {
-    /// Programs `what` into the device, which sends `sent` interrupts.
-    pub(super) fn take(&mut self, host: &Host, guest: &Agent, what: &str, sent: u64) -> Result<()> {
+    /// Programs `what` into the device, which sends `sent` interrupts; the handler is waited for until it has run `expected` times.
+    pub(super) fn take(
+        &mut self,
+        host: &Host,
+        guest: &Agent,
+        what: &str,
+        sent: u64,
+        expected: u64,
+    ) -> Result<()> {
         let edu = Edu::new(guest);
         self.guest_pair = Some(edu.guest_pair()?);
         self.written = Some(edu.program(what)?);
         self.host_pair = Some(host.msi(EDU.host)?.pair);
         let (host_before, guest_before) = (host.vfio_interrupts(EDU.host)?, guest_interrupts(guest)?);
         self.sent = sent;
-        self.handled = edu.fire(sent)?;
+        self.handled = edu.fire(sent, expected)?;
         self.host_count = host.vfio_interrupts(EDU.host)?.wrapping_sub(host_before);
         self.guest_count = guest_interrupts(guest)?.wrapping_sub(guest_before);
         Ok(())
@@ -148,7 +157,7 @@ impl Shot {
         sent: u64,
         counted: u64,
     ) -> Verdict {
-        self.take(host, guest, what, sent)?;
+        self.take(host, guest, what, sent, counted)?;
         let counts = [self.handled, self.guest_count, self.host_count];
         let seen = format!("{self}; {counted} expected");
         expect(self.written == self.host_pair && counts.iter().all(|count| *count == counted), seen)

@@ -75,7 +75,7 @@ pub(super) fn every_one_arrives(
         for series in 0..many / SERIES {
             let change = u64::from(series == 0);
             let count = SERIES + change * u64::from(more) - change * u64::from(less);
-            let arrived = edu.fire(count)?;
+            let arrived = edu.fire(count, SERIES)?;
             sent += count;
             handled += arrived;
             if arrived != SERIES {

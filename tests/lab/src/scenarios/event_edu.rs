@@ -6,7 +6,7 @@ use super::daemon::Daemon;
 use super::edu::{self, Edu};
 use super::edu_source::{self, VECTOR};
 use super::functions::{EDU, guest_with};
-use super::kernels::{guest_is_well, host_is_well, start_guest};
+use super::kernels::{VIRTIO_IRQ, guest_is_well, host_is_well, start_guest};
 use super::{Common, NOBODYS_PAIR, SOON, Sabotage, Scenario, Stand, text_of};
 use crate::checks::expect;
 use crate::error::Result;
@@ -15,7 +15,7 @@ use crate::iommu::Iommu;
 use std::time::Duration;
 
 /// The guest's modules. The client leaves MSI off.
-const MODULES: &[&str] = &["virtio_irq", "virtio_irq_edu msi=0"];
+const MODULES: &[&str] = &[VIRTIO_IRQ, "virtio_irq_edu msi=0"];
 
 /// How many interrupts are sent. edu takes a tenth of a second for each.
 const MANY: u64 = 1000;
@@ -89,11 +89,11 @@ fn masked(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()
         if !keep {
             edu.mask(true)?;
         }
-        let meanwhile = edu.fire(FEW)?;
+        let meanwhile = edu.fire(FEW, 0)?;
         edu.mask(false)?;
-        let after = edu.handled_becoming(handled + 1)? - handled;
+        let after = edu.handled_reaching(handled + 1)? - handled;
         // One that came too much would come before this.
-        let last = edu.fire(1)?;
+        let last = edu.fire(1, 1)?;
         let there = host.vfio_interrupts(EDU.host)? - there;
         let seen = format!(
             "written {FEW} times while masked: handler ran {meanwhile}; unmasked: {after}; written again: {last}; host {there}"
@@ -110,7 +110,7 @@ fn freed(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()>
             edu.allocate_source(false)?;
         }
         let (mark, pair) = (host.mark()?, edu.programmed()?);
-        let handled = edu.fire(FEW)?;
+        let handled = edu.fire(FEW, 0)?;
         let requested = host.vfio_requested(EDU.host)?;
         let names: Vec<_> = requested.iter().map(|it| it.name.as_str()).collect();
         let enabled = host.msi(EDU.host)?.enabled;
@@ -130,7 +130,7 @@ fn anew(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> 
     stand.report.check("allocated-anew-works", &guest.agent().kernel_log(), || {
         edu.allocate_source(true)?;
         let pair = edu.program(&program)?;
-        let handled = edu.fire(FEW)?;
+        let handled = edu.fire(FEW, FEW)?;
         let there = host.msi(EDU.host)?.pair;
         let seen = format!("{pair} written {FEW} times, the host has {there}; handler ran {handled}");
         expect(handled == FEW && pair == there, seen)

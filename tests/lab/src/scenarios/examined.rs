@@ -6,19 +6,21 @@ use super::daemon::Daemon;
 use super::doctor;
 use super::edu::Edu;
 use super::functions::{EDU, QMP, guest_with};
-use super::kernels::{Driver, guest_is_well, host_is_well, power_off, start_guest};
+use super::kernels::{Driver, VIRTIO_IRQ, guest_is_well, host_is_well, power_off, start_guest};
+use super::vectors::until;
 use super::{Common, Sabotage, Scenario, Stand};
 use crate::checks::{Unmet, expect};
 use crate::error::Result;
 use crate::host::{Host, RunningGuest};
 use crate::iommu::Iommu;
+use serde_json::Value;
 use std::time::Duration;
 
 /// Where no QEMU speaks QMP.
 const NOBODY: &str = "/run/nobody.sock";
 
 /// The guest's modules: the virtio-irq driver and its client, which enables MSI.
-const MODULES: &[&str] = &["virtio_irq", "virtio_irq_edu"];
+const MODULES: &[&str] = &[VIRTIO_IRQ, "virtio_irq_edu"];
 
 /// Prints what the doctor reads of a machine, in the form of the recorded machines that its tests have.
 const RECORDER: &str = include_str!("../../../../host-backend/tests/doctor/machines/record.sh");
@@ -94,7 +96,11 @@ fn by_qmp(stand: &mut Stand<'_>, host: &Host, daemon: &Daemon, guest: &RunningGu
     let uevent = agent.read(&format!("/sys/bus/virtio/devices/{device}/../uevent"))?;
     let place = uevent.lines().find_map(|line| line.strip_prefix("PCI_SLOT_NAME=")).unwrap_or_default();
     stand.report.check("qmp-tells-all", &daemon.log(), || {
-        let status = &daemon.ctl(host, &["status"])?["status"];
+        // QEMU is asked for the places when the guest's driver starts, and nobody waits for the answer.
+        let told = |status: &Value| {
+            status["vmm"]["device"] == place && status["functions"]["0"]["guest"] == EDU.guest
+        };
+        let status = until(told, || Ok(daemon.ctl(host, &["status"])?["status"].clone()))?;
         let (vmm, function) = (&status["vmm"], &status["functions"]["0"]);
         let known = vmm["process"] == guest.qemu().id() && vmm["device"] == place;
         let named = function["name"] == EDU.host && function["guest"] == EDU.guest;

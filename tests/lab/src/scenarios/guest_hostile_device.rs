@@ -7,7 +7,7 @@
 //! do. What they answer to a lie is open; that they answer is not.
 
 use super::functions::Function;
-use super::kernels::{Driver, HOST_WARNS, host_is_well, load_in, unload_in};
+use super::kernels::{Driver, HOST_WARNS, VIRTIO_IRQ, host_is_well, load_in, unload_in};
 use super::vectors::{self, Vectors, raise_each};
 use super::{Sabotage, Scenario, Stand};
 use crate::agent::Agent;
@@ -23,8 +23,14 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-/// The modules. Requests give up soon, because many get no answer.
-const MODULES: &[&str] = &["virtio_irq timeout_ms=300", vectors::MODULE];
+/// The modules.
+const MODULES: &[&str] = &[VIRTIO_IRQ, vectors::MODULE];
+
+/// How long the module waits for an answer, in ms: of a device that lies, many never come; one that tells the truth is a program on
+/// a machine that has other things to do too.
+const TIMEOUT: &str = "/sys/module/virtio_irq/parameters/timeout_ms";
+const LYING_MS: &str = "300";
+const TRUTHFUL_MS: &str = "10000";
 
 /// The program, in the workspace.
 const LIAR: &str = "tests/interop/liar.py";
@@ -238,6 +244,7 @@ impl Clients<'_> {
             self.tell("none")?;
             self.start_anew()?;
             self.tell(if sabotage == Some("tell-no-lie") { "none" } else { lie })?;
+            self.agent.write(TIMEOUT, LYING_MS)?;
             if kind.when_binding && sabotage != Some("bound-before") {
                 self.driver.unbind()?;
                 answered(self.driver.bind())?;
@@ -256,6 +263,7 @@ impl Clients<'_> {
                 return Err(Unmet::Seen(format!("{lie}: the device did not come to tell it")));
             }
             told += count;
+            self.agent.write(TIMEOUT, TRUTHFUL_MS)?;
             answered(self.driver.bind())?;
             self.works().map_err(|unmet| unmet.during(&format!("after {lie}")))?;
         }

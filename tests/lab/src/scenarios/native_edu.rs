@@ -8,7 +8,7 @@
 use super::daemon::Daemon;
 use super::edu::{self, Edu, Shot};
 use super::functions::{EDU, guest_with};
-use super::kernels::{Driver, guest_is_well, host_is_well, load, power_off, start_guest};
+use super::kernels::{Driver, VIRTIO_IRQ, guest_is_well, host_is_well, load, power_off, start_guest};
 use super::{Common, NOBODYS_PAIR, SOON, Sabotage, Scenario, Stand, text_of};
 use crate::checks::{Unmet, expect};
 use crate::error::Result;
@@ -25,7 +25,7 @@ const FEW: u64 = 3;
 const REBOOTS: usize = 3;
 
 /// The guest's modules: the virtio-irq driver and its client.
-const MODULES: &[&str] = &["virtio_irq", "virtio_irq_edu"];
+const MODULES: &[&str] = &[VIRTIO_IRQ, "virtio_irq_edu"];
 
 /// How often guests on their channel start without reboots: one has no virtio-irq, and one does.
 const STARTS: usize = 2;
@@ -185,7 +185,7 @@ fn without_virtio_irq(stand: &mut Stand<'_>, host: &Host, description: Guest) ->
         if stand.sabotaged("true-pair-too-early") { host_pair.pair.to_string() } else { "guest".to_owned() };
     let mut shot = Shot::default();
     stand.report.check("guest-pair-runs-no-handler", &log, || {
-        shot.take(host, guest.agent(), &programmed, 1)?;
+        shot.take(host, guest.agent(), &programmed, 1, 0)?;
         expect(shot.handled == 0, shot.to_string())
     })?;
 
@@ -195,7 +195,7 @@ fn without_virtio_irq(stand: &mut Stand<'_>, host: &Host, description: Guest) ->
     stand.report.check("guest-pair-ends-in-the-host", &host_log, || {
         let mark = host.mark()?;
         let pair = edu.program(&NOBODYS_PAIR.to_string())?;
-        let handled = if silent { 0 } else { edu.fire(1)? };
+        let handled = if silent { 0 } else { edu.fire(1, 0)? };
         let line = host.sign_of(NOBODYS_PAIR, sign, mark, SOON)?;
         let seen = format!(
             "{pair} written once, handler ran {handled} times; host: {}",
@@ -222,7 +222,7 @@ fn with_virtio_irq(stand: &mut Stand<'_>, host: &Host, lasting: bool) -> Result<
     if stand.sabotaged("stray-write") {
         let edu = Edu::new(guest.agent());
         edu.program(NOWHERE)?;
-        edu.fire(1)?;
+        edu.fire(1, 0)?;
     }
     power_off(guest)
 }

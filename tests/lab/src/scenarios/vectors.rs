@@ -123,10 +123,15 @@ pub(super) fn added(counts: &[u64], index: usize, more: u64) -> Vec<u64> {
 
 /// Looks until it sees `expected`, and returns what it sees, also when that took too long.
 pub(super) fn becoming<T: PartialEq>(expected: T, look: impl Fn() -> Result<T>) -> Result<T> {
+    until(|seen| *seen == expected, look)
+}
+
+/// Looks until what it sees is `enough`, and returns that, also when that took too long.
+pub(super) fn until<T>(enough: impl Fn(&T) -> bool, look: impl Fn() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     loop {
         let seen = look()?;
-        if seen == expected || start.elapsed() > SOON {
+        if enough(&seen) || start.elapsed() > SOON {
             return Ok(seen);
         }
     }

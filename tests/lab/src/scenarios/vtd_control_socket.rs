@@ -4,7 +4,7 @@
 use super::daemon::Daemon;
 use super::edu::{Edu, Shot};
 use super::functions::{EDU, QMP, guest_with};
-use super::kernels::{guest_is_well, host_is_well, start_guest};
+use super::kernels::{VIRTIO_IRQ, guest_is_well, host_is_well, start_guest};
 use super::{Common, Sabotage, Scenario, Stand};
 use crate::checks::{Unmet, expect};
 use crate::error::Result;
@@ -15,7 +15,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// The guest's modules: the virtio-irq driver and its client, which enables MSI.
-const MODULES: &[&str] = &["virtio_irq", "virtio_irq_edu"];
+const MODULES: &[&str] = &[VIRTIO_IRQ, "virtio_irq_edu"];
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-control-socket",

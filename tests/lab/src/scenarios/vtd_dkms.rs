@@ -5,7 +5,7 @@
 use super::daemon::Daemon;
 use super::edu::Edu;
 use super::functions::{EDU, guest_with};
-use super::kernels::{guest_is_well, host_is_well, start_guest};
+use super::kernels::{VIRTIO_IRQ, guest_is_well, host_is_well, start_guest};
 use super::{Common, Sabotage, Scenario, Stand};
 use crate::checks::{Unmet, Verdict, expect};
 use crate::dkms::{self, Installed};
@@ -85,7 +85,9 @@ fn install(stand: &mut Stand<'_>) -> Result<Installed> {
 fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     let daemon = Daemon::start(host, "daemon", &[EDU.spec()])?;
     let guest = Daemon::serve(host, guest_with(&[EDU]))?;
-    let module: &[&str] = if stand.sabotaged("module-not-loaded") { &[] } else { &["modules/virtio_irq"] };
+    // The one that DKMS made, with the same parameter as everywhere.
+    let installed = format!("modules/{VIRTIO_IRQ}");
+    let module: &[&str] = if stand.sabotaged("module-not-loaded") { &[] } else { &[&installed] };
     let guest = start_guest(host, "qemu", &guest, &[module, &["virtio_irq_edu"]].concat())?;
     stand.report.check("module-tells-the-hosts-pair", &guest.agent().kernel_log(), || told(host, &guest))?;
     guest_is_well(stand, &guest, 1)?;
@@ -101,7 +103,7 @@ fn told(host: &Host, guest: &RunningGuest) -> Verdict {
         error => error.into(),
     })?;
     edu.program("host")?;
-    let handled = edu.fire(1)?;
+    let handled = edu.fire(1, 1)?;
     let seen =
         format!("told {told}, the host has {there}; one interrupt sent, the handler ran {handled} times");
     expect(told == there && handled == 1, seen)

@@ -6,7 +6,7 @@ use super::daemon::Daemon;
 use super::edu::{self, Edu};
 use super::edu_source;
 use super::functions::{EDU, guest_borrowing, guest_with, machine_with};
-use super::kernels::{guest_is_well, host_is_well, power_off, start_guest};
+use super::kernels::{VIRTIO_IRQ, guest_is_well, host_is_well, power_off, start_guest};
 use super::{Common, SOON, Sabotage, Scenario, Stand};
 use crate::checks::expect;
 use crate::error::Result;
@@ -17,7 +17,7 @@ use crate::provision::character_devices;
 use std::time::Duration;
 
 /// The guest's modules. The client leaves MSI off.
-const MODULES: &[&str] = &["virtio_irq", "virtio_irq_edu msi=0"];
+const MODULES: &[&str] = &[VIRTIO_IRQ, "virtio_irq_edu msi=0"];
 
 /// What the daemon's log is called.
 const DAEMON: &str = "daemon";
@@ -101,7 +101,7 @@ fn next(stand: &mut Stand<'_>, host: &Host, daemon: &Daemon, borrowing: Guest) -
     stand.report.check(NEXT, &guest.agent().kernel_log(), || {
         edu.allocate_source(true)?;
         let told = edu.program("host")?;
-        let handled = edu.fire(FEW)?;
+        let handled = edu.fire(FEW, FEW)?;
         let there = host.msi(EDU.host)?.pair;
         let seen = format!("told {told}, the host has {there}; written {FEW} times: handler ran {handled}");
         expect(told == there && handled == FEW, seen)

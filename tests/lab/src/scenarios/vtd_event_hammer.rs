@@ -6,7 +6,7 @@
 use super::daemon::Daemon;
 use super::functions::{IGB, XHCI, guest_with};
 use super::igb::{self, Igb};
-use super::kernels::{Driver, guest_is_well, host_is_well, start_guest};
+use super::kernels::{Driver, VIRTIO_IRQ, guest_is_well, host_is_well, start_guest};
 use super::vectors::{self, Vectors, becoming, raise_each};
 use super::{Common, Sabotage, Scenario, Stand};
 use crate::agent::Agent;
@@ -20,8 +20,8 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The guest's modules, in the order in which they are loaded. What is looked for is not how long a request takes of many at once.
-const MODULES: &[&str] = &["virtio_irq timeout_ms=30000", vectors::MODULE];
+/// The guest's modules, in the order in which they are loaded.
+const MODULES: &[&str] = &[VIRTIO_IRQ, vectors::MODULE];
 
 /// How often each driver goes round.
 const ROUNDS: usize = 40;

@@ -10,7 +10,7 @@ use super::daemon::Daemon;
 use super::edu::Edu;
 use super::functions::{EDU, IGB, guest_with};
 use super::igb::{Igb, VECTORS};
-use super::kernels::{guest_is_well, host_is_well, start_guest};
+use super::kernels::{VIRTIO_IRQ, guest_is_well, host_is_well, start_guest};
 use super::sources::{self, MARKER, Sources};
 use super::vectors::{self, Vectors, added};
 use super::{Common, SOON, Sabotage, Scenario, Stand, text_of};
@@ -22,7 +22,7 @@ use crate::msi::{ENTRY, Pair};
 use std::time::Duration;
 
 /// The guest's modules. The client of edu has MSI of its own, natively.
-const MODULES: &[&str] = &["virtio_irq", "virtio_irq_edu", vectors::MODULE];
+const MODULES: &[&str] = &[VIRTIO_IRQ, "virtio_irq_edu", vectors::MODULE];
 
 /// What the IOMMU says of a message that another function may send: the requester id is not the entry's.
 const STRANGER_LOG: &str = "fault reason 0x26";
@@ -201,7 +201,7 @@ fn beside(stand: &mut Stand<'_>, sources: &Sources<'_>, igb: &Igb<'_>) -> Result
     stand.report.check("native-function-works-beside-it", &sources.guest.agent().kernel_log(), || {
         let pair = edu.program(whose)?;
         let before = sources.vectors.counts()?;
-        let native = edu.fire(FEW)?;
+        let native = edu.fire(FEW, FEW)?;
         igb.raise(MARKER)?;
         let expected = added(&before, MARKER, 1);
         let after = sources.vectors.counts_becoming(&expected)?;

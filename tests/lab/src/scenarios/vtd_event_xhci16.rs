@@ -9,7 +9,7 @@
 use super::daemon::Daemon;
 use super::edu::Edu;
 use super::functions::{EDU, XHCI, guest_with};
-use super::kernels::{guest_is_well, host_is_well, start_guest};
+use super::kernels::{VIRTIO_IRQ, guest_is_well, host_is_well, start_guest};
 use super::sources::{self, Sources};
 use super::vectors::{self, Vectors};
 use super::{Common, Sabotage, Scenario, Stand};
@@ -22,7 +22,7 @@ use nix::libc::ENOSPC;
 use std::time::Duration;
 
 /// The guest's modules. edu is there to write messages, not to raise its own.
-const MODULES: &[&str] = &["virtio_irq", "virtio_irq_edu msi=0", vectors::MODULE];
+const MODULES: &[&str] = &[VIRTIO_IRQ, "virtio_irq_edu msi=0", vectors::MODULE];
 
 /// Vectors of the function.
 const VECTORS: usize = 16;
@@ -106,7 +106,7 @@ fn delivered(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest, vectors: 
         let pair = told.get(vector).map(ToString::to_string).unwrap_or_default();
         let edu = Edu::new(guest.agent());
         edu.program(&pair)?;
-        edu.fire(1).map(drop)
+        edu.fire(1, 0).map(drop)
     };
     let skew = usize::from(stand.sabotaged("neighbors-pair"));
     sources.each_runs_its_handler(

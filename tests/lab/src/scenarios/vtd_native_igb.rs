@@ -11,7 +11,7 @@ use super::daemon::Daemon;
 use super::edu::Edu;
 use super::functions::{EDU, IGB, guest_with};
 use super::igb::{Igb, VECTORS};
-use super::kernels::{guest_is_well, host_is_well, power_off, start_guest};
+use super::kernels::{VIRTIO_IRQ, guest_is_well, host_is_well, power_off, start_guest};
 use super::vectors::{self, Vectors, listed, names, raise_each};
 use super::{Common, Sabotage, Scenario, Stand};
 use crate::checks::{Row, Unmet, Verdict, expect};
@@ -23,7 +23,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 /// The guest's modules. Nothing but the sample drivers touches its functions.
-const MODULES: &[&str] = &["virtio_irq", "virtio_irq_edu", vectors::MODULE];
+const MODULES: &[&str] = &[VIRTIO_IRQ, "virtio_irq_edu", vectors::MODULE];
 
 /// Enable bit in the control word of an MSI-X capability.
 const MSIX_ENABLE: u16 = 1 << 15;
@@ -210,7 +210,7 @@ fn pairs_raise_vectors(stand: &mut Stand<'_>, guest: &RunningGuest, vectors: &Ve
         told = vectors.told()?.map_err(|errno| Unmet::Seen(format!("refused with errno {errno}")))?;
         raise_each(vectors, told.len(), |vector| {
             edu.program(&told[(vector + skew) % told.len()].to_string())?;
-            edu.fire(1).map(drop)
+            edu.fire(1, 0).map(drop)
         })?;
         expect(
             told.len() == VECTORS,

@@ -5,8 +5,9 @@
 use super::daemon::{CONFINED, Daemon, confinement};
 use super::edu::Shot;
 use super::functions::{EDU, QMP, guest_with, machine_with};
-use super::kernels::{guest_is_well, host_is_well, power_off, start_guest};
+use super::kernels::{VIRTIO_IRQ, guest_is_well, host_is_well, power_off, start_guest};
 use super::systemd::Systemd;
+use super::vectors::until;
 use super::{Common, Sabotage, Scenario, Stand};
 use crate::checks::{Verdict, expect};
 use crate::error::{Error, Result};
@@ -17,7 +18,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// The guest's modules: the virtio-irq driver and its client.
-const MODULES: &[&str] = &["virtio_irq", "virtio_irq_edu"];
+const MODULES: &[&str] = &[VIRTIO_IRQ, "virtio_irq_edu"];
 
 const FEW: u64 = 3;
 
@@ -121,7 +122,9 @@ fn with_guest(stand: &mut Stand<'_>, host: &Host, systemd: &Systemd<'_>, guest: 
     })?;
     stand.report.row(shot.row("with the packaged daemon"));
     stand.report.check("unit-finds-all-by-qmp", &log, || {
-        let status = status(systemd)?;
+        // QEMU is asked where the guest sees it when the guest's driver starts, and nobody waits for the answer.
+        let told = |status: &Value| status["functions"]["0"]["guest"] == EDU.guest;
+        let status = until(told, || status(systemd))?;
         let (vmm, function) = (&status["vmm"], &status["functions"]["0"]);
         let found = function["name"] == EDU.host && function["guest"] == EDU.guest;
         // That it has the function's device out of QEMU, within what the unit allows.

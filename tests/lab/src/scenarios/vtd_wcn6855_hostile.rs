@@ -22,7 +22,7 @@ const TAKEN_BACK: &str = "host took the interrupts back, bind the driver again t
 
 /// How long the guest's module waits for a host that does not answer, and for others.
 const SHORT_MS: &str = "500";
-const USUAL_MS: &str = "5000";
+const LONG_MS: &str = "30000";
 
 /// The guest's own MSI capability, and its enable bit.
 const MSI_CONTROL: usize = 0x52;
@@ -143,7 +143,7 @@ struct Scene<'a> {
 impl Scene<'_> {
     /// Stops the daemon, or lets it go on. The guest does not wait long for one that is stopped.
     fn stop_daemon(&self, stop: bool) -> Result<()> {
-        let (signal, timeout) = if stop { (SIGSTOP, SHORT_MS) } else { (SIGCONT, USUAL_MS) };
+        let (signal, timeout) = if stop { (SIGSTOP, SHORT_MS) } else { (SIGCONT, LONG_MS) };
         self.daemon.process().signal(signal)?;
         self.guest.write("/sys/module/virtio_irq/parameters/timeout_ms", timeout)
     }
@@ -344,7 +344,8 @@ impl Scene<'_> {
             if !stays {
                 self.unbind()?;
             }
-            let (after, held) = (Interrupts::of(self.guest)?, held_by_host(self.host)?);
+            let after = becoming(before.clone(), || Interrupts::of(self.guest))?;
+            let held = held_by_host(self.host)?;
             let seen = format!("in the guest {after}, {before} before ath11k; {held} vectors on the host");
             expect(after == *before && held == 0, seen)
         })
@@ -352,7 +353,7 @@ impl Scene<'_> {
 }
 
 /// The interrupts that Linux knows, and those of them that somebody requested.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Interrupts {
     known: Vec<String>,
     requested: Vec<String>,

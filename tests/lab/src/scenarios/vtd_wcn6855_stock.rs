@@ -3,7 +3,7 @@
 
 use super::daemon::Daemon;
 use super::functions::{WCN6855, guest_with};
-use super::kernels::{guest_is_well, host_is_well, power_off, start_guest};
+use super::kernels::{VIRTIO_IRQ, guest_is_well, host_is_well, power_off, start_guest};
 use super::wcn6855::{self as card, Rings};
 use super::{Common, Sabotage, Scenario, Stand};
 use crate::checks::expect;
@@ -64,7 +64,7 @@ fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
         Daemon::start(host, "daemon", &[WCN6855.spec()])?;
         guest = Daemon::serve(host, guest)?;
     }
-    let guest = start_guest(host, "qemu", &guest, &["virtio_irq", card::MODULE])?;
+    let guest = start_guest(host, "qemu", &guest, &[VIRTIO_IRQ, card::MODULE])?;
     rings_are_not_heard(stand, host, &guest, if cured { "host" } else { "guest" })?;
     card::unbind(guest.agent())?;
     ath11k_knows_no_better(stand, host, &guest)?;

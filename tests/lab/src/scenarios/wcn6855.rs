@@ -3,7 +3,7 @@
 
 use super::daemon::Daemon;
 use super::functions::{WCN6855, guest_with};
-use super::kernels::{load, start_guest};
+use super::kernels::{VIRTIO_IRQ, load, start_guest};
 use super::vectors::names;
 use super::{Common, SOON, Sabotage, Stand};
 use crate::agent::Agent;
@@ -53,7 +53,7 @@ const NONSENSE: usize = 0x1f_f020;
 /// Devices go to sleep one after the other.
 const SUSPEND: Duration = Duration::from_secs(30);
 
-/// The card's rings in turn; each may wait a third of a second for a handler.
+/// The card's rings in turn; the first that is not heard waits five seconds for a handler, those after it a third of one.
 const FIRE: Duration = Duration::from_secs(120);
 
 /// Boots a host with the card, and plays on it. Its guests have the drivers of the card in their boot image.
@@ -76,7 +76,7 @@ pub(super) fn served_guest(
 ) -> Result<(Daemon, RunningGuest)> {
     let daemon = Daemon::start(host, "daemon", &[device])?;
     let guest = guest_with(&[WCN6855]).with(arguments.iter().map(|&argument| argument.to_owned()));
-    let guest = start_guest(host, "qemu", &Daemon::serve(host, guest)?, &["virtio_irq", MODULE])?;
+    let guest = start_guest(host, "qemu", &Daemon::serve(host, guest)?, &[VIRTIO_IRQ, MODULE])?;
     Ok((daemon, guest))
 }
 
