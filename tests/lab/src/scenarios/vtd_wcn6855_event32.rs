@@ -107,18 +107,18 @@ fn sources_arrive(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> R
 fn all_arrive(host: &Host, rings: &Rings<'_>, skew: usize) -> Verdict {
     let base = host.msi(WCN6855.host)?.pair;
     let mut handlers = [0; VECTORS];
-    let mut right = true;
+    let (mut all, mut own, mut once) = (true, 0, 0);
     for first in [0, VECTORS - RINGS] {
         rings.program("host", (first + skew) % VECTORS)?;
         let (before, strays) = (rings.rings()?, rings.strays()?);
         rings.fire(1)?;
         let after = rings.rings()?;
-        right &= after.len() == RINGS && rings.strays()? == strays;
+        all &= after.len() == RINGS && rings.strays()? == strays;
         for (index, (before, after)) in before.iter().zip(&after).enumerate() {
             let vector = first + index;
             let message = Pair { data: base.data + u32::try_from(vector).unwrap_or(u32::MAX), ..base };
-            right &= after.vector == vector && after.programmed == message;
-            right &= after.sent == before.sent + 1 && after.handled == before.handled + 1;
+            own += usize::from(after.vector == vector && after.programmed == message);
+            once += usize::from(after.sent == before.sent + 1 && after.handled == before.handled + 1);
             if let Some(handled) = handlers.get_mut(after.vector) {
                 *handled += after.handled - before.handled;
             }
@@ -127,12 +127,14 @@ fn all_arrive(host: &Host, rings: &Rings<'_>, skew: usize) -> Verdict {
     let heard = handlers.iter().filter(|handled| **handled > 0).count();
     let strays = rings.strays()?;
     let seen = format!(
-        "{RINGS} rings on vectors 0 to {} and {} to {}: {heard} of {VECTORS} handlers ran, {strays} of a wrong one",
+        "{RINGS} rings on vectors 0 to {} and {} to {}: {own} of {} had their vector's message, {once} ran a handler once; \
+        {heard} of {VECTORS} handlers ran, {strays} times a wrong one",
         RINGS - 1,
         VECTORS - RINGS,
-        VECTORS - 1
+        VECTORS - 1,
+        2 * RINGS
     );
-    expect(right && heard == VECTORS, seen)
+    expect(all && own == 2 * RINGS && once == 2 * RINGS && heard == VECTORS, seen)
 }
 
 fn ath11k_takes_them(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
