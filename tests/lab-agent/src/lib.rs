@@ -131,6 +131,12 @@ pub enum Operation {
         /// Program and arguments.
         argv: Vec<String>,
     },
+    /// Sends the machine to sleep and answers when it is awake again, or refused. It neither hears nor says anything meanwhile, and
+    /// what is sent to it then can get lost.
+    Sleep {
+        /// One of `/sys/power/state`.
+        state: String,
+    },
     /// Switches the machine off. There is no answer.
     PowerOff,
     /// Restarts the machine. There is no answer; the next thing heard is [`Message::Hello`].

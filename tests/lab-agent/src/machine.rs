@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The machine itself: its filesystems, its modules, its start.
 
-use crate::failure;
+use crate::port::Port;
+use crate::{failure, files};
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
 use nix::mount::{MsFlags, mount};
@@ -38,6 +39,10 @@ pub(crate) fn hello() -> Result<Message, Failure> {
         kernel: read("/proc/sys/kernel/osrelease")?,
         uptime: std::time::Duration::from_secs_f64(seconds).as_millis().try_into().unwrap_or(u64::MAX),
     })
+}
+
+pub(crate) fn sleep(port: &Port, state: &str) -> Result<Answer, Failure> {
+    port.without(|| files::write("/sys/power/state", state))?
 }
 
 pub(crate) fn load_module(name: &str, parameters: &str) -> Result<Answer, Failure> {

@@ -13,7 +13,6 @@ mod registers;
 use nix::sys::reboot::{RebootMode, reboot};
 use port::Port;
 use processes::Processes;
-use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use virtio_irq_lab_agent::{Answer, Failure, Message, Operation, PORT, Request};
@@ -29,12 +28,11 @@ fn main() {
 /// Serves until the runner closes the port.
 fn serve() -> Result<(), Failure> {
     machine::mount_kernel_filesystems()?;
-    let (port, requests) = Port::open(PORT)?;
+    let (port, mut requests) = Port::open(PORT)?;
     port.say(&machine::hello()?);
     kernel_log::forward(port.clone());
     let processes = Arc::new(Processes::new(port.clone()));
-    for line in BufReader::new(requests).lines() {
-        let line = line.map_err(|error| failure("read the runner's requests", &error))?;
+    while let Some(line) = requests.next().map_err(|error| failure("read the runner's requests", &error))? {
         match serde_json::from_str::<Request>(&line) {
             Ok(request) => answer(request, port.clone(), Arc::clone(&processes)),
             Err(error) => eprintln!("lab agent: not a request ({error}): {line}"),
@@ -46,12 +44,12 @@ fn serve() -> Result<(), Failure> {
 /// Serves one request on a thread of its own, because some of them wait.
 fn answer(request: Request, port: Port, processes: Arc<Processes>) {
     std::thread::spawn(move || {
-        let outcome = perform(request.operation, &processes);
+        let outcome = perform(request.operation, &port, &processes);
         port.say(&Message::Reply { id: request.id, outcome });
     });
 }
 
-fn perform(operation: Operation, processes: &Arc<Processes>) -> Result<Answer, Failure> {
+fn perform(operation: Operation, port: &Port, processes: &Arc<Processes>) -> Result<Answer, Failure> {
     match operation {
         Operation::Read { path } => files::read(&path),
         Operation::Write { path, data } => files::write(&path, &data),
@@ -68,6 +66,7 @@ fn perform(operation: Operation, processes: &Arc<Processes>) -> Result<Answer, F
         Operation::Signal { process, signal } => processes.signal(process, signal),
         Operation::Wait { process, milliseconds } => processes.wait(process, milliseconds),
         Operation::Run { argv } => processes.run(&argv),
+        Operation::Sleep { state } => machine::sleep(port, &state),
         Operation::PowerOff => power(RebootMode::RB_POWER_OFF),
         Operation::Reboot => power(RebootMode::RB_AUTOBOOT),
     }

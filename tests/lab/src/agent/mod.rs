@@ -246,6 +246,16 @@ impl Agent {
         }
     }
 
+    /// Sends the machine to sleep, `state` being one of `/sys/power/state`, and waits until it is awake. Nothing else may be asked
+    /// of it meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::read`].
+    pub fn sleep(&self, state: &str, limit: Duration) -> Result<()> {
+        self.call(Operation::Sleep { state: state.to_owned() }, limit).map(drop)
+    }
+
     /// Asks for something that ends the connection's other side, such as [`Operation::PowerOff`].
     ///
     /// # Errors
