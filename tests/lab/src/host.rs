@@ -269,7 +269,12 @@ impl RunningGuest {
         self.ends("killing QEMU")
     }
 
-    fn ends(self, what: &str) -> Result<End> {
+    /// Waits for QEMU's end, for which there is a reason already.
+    ///
+    /// # Errors
+    ///
+    /// If QEMU does not end.
+    pub fn ends(self, what: &str) -> Result<End> {
         match self.qemu.wait(STOP)? {
             Some(end) => {
                 // It has seen the same end, and must not speak of it to the next guest.

@@ -37,6 +37,13 @@ pub(super) struct Confinement {
     pub(super) seen: String,
 }
 
+/// How many processes of daemons there are on the host, those that open devices for others among them.
+pub(super) fn running(host: &Host) -> Result<usize> {
+    // The kernel keeps the first 15 characters of a name.
+    let names = host.agent().run(&["/bin/sh", "-c", "cat /proc/[0-9]*/comm 2>/dev/null || :"])?;
+    Ok(names.lines().filter(|name| *name == "vhost-device-ir").count())
+}
+
 /// Reads it out of the daemon's status.
 pub(super) fn confinement(status: &Value) -> Confinement {
     let own = &status["daemon"]["sandbox"];
@@ -113,6 +120,12 @@ impl Daemon {
     /// Ends it where nothing about its end is checked.
     pub(super) fn stop(&self) -> Result<()> {
         self.process.signal(SIGTERM)?;
+        self.process.wait(LEAVE).map(drop)
+    }
+
+    /// Kills it, without a word to anybody, and waits for its end.
+    pub(super) fn kill(&self) -> Result<()> {
+        self.process.signal(SIGKILL)?;
         self.process.wait(LEAVE).map(drop)
     }
 

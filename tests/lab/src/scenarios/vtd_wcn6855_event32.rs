@@ -2,11 +2,13 @@
 //! A Wi-Fi card in a guest whose kernel has one MSI vector to give: virtio-irq delivers all 32 that the card can have, each to a
 //! handler of its own, and the patched ath11k takes them.
 
+use super::daemon::{self, Daemon};
 use super::functions::WCN6855;
-use super::kernels::{guest_is_well, host_is_well};
+use super::kernels::{guest_is_well, host_is_well, load};
+use super::vectors::{self, Vectors, becoming};
 use super::wcn6855::{self as card, Rings, VECTORS, held_by_host};
 use super::{Common, SOON, Sabotage, Scenario, Stand, text_of};
-use crate::checks::{Verdict, expect};
+use crate::checks::{Unmet, Verdict, expect};
 use crate::error::Result;
 use crate::host::{Host, RunningGuest};
 use crate::iommu::Iommu;
@@ -27,7 +29,11 @@ pub(super) const SCENARIO: Scenario = Scenario {
         "guest-has-one-vector-to-give",
         "virtio-irq-gives-32",
         "each-vector-runs-its-handler",
+        "works-after-a-suspend",
+        "sources-held-over-a-suspend-end",
         "ath11k-takes-32-vectors",
+        "killed-daemon-leaves-nothing",
+        "next-daemon-serves-ath11k",
     ],
     sabotages: &[
         Sabotage {
@@ -45,10 +51,26 @@ pub(super) const SCENARIO: Scenario = Scenario {
             what: "each ring gets the message of the next vector",
             fails: "each-vector-runs-its-handler",
         },
+        Sabotage { name: "stay-awake", what: "the guest is not suspended", fails: "works-after-a-suspend" },
+        Sabotage {
+            name: "stay-awake-with-sources",
+            what: "the guest is not suspended while a driver holds sources that knows nothing of it",
+            fails: "sources-held-over-a-suspend-end",
+        },
         Sabotage {
             name: "unpatched-driver",
             what: "the guest has Debian's ath11k",
             fails: "ath11k-takes-32-vectors",
+        },
+        Sabotage {
+            name: "daemon-lives",
+            what: "the daemon is not killed while ath11k has vectors",
+            fails: "killed-daemon-leaves-nothing",
+        },
+        Sabotage {
+            name: "next-is-unpatched",
+            what: "the next guest has Debian's ath11k",
+            fails: "next-daemon-serves-ath11k",
         },
     ],
     common: &[card::COMMON, Common::KERNELS, Common::DAEMON],
@@ -67,9 +89,12 @@ fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     let arguments: &[&str] = if stand.sabotaged("iommu-in-the-guest") { &card::IOMMU } else { &[] };
     let (daemon, guest) = card::served_guest(host, device, arguments)?;
     sources_arrive(stand, host, &guest)?;
+    sample_sleeps(stand, host, &daemon, &guest)?;
     card::unbind(guest.agent())?;
+    sources_end(stand, host, &guest)?;
     ath11k_takes_them(stand, host, &guest)?;
-    guest_is_well(stand, &guest, 1)?;
+    let (daemon, guest) = daemon_is_killed(stand, host, &daemon, guest)?;
+    guest_is_well(stand, &guest, 2)?;
     daemon.outlasts(stand, host, guest, 1)?;
     host_is_well(stand, host, None)
 }
@@ -99,6 +124,59 @@ fn sources_arrive(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> R
         rings.power("event")?;
         let seen = all_arrive(host, &rings, 0)?;
         expect(between == 0, format!("{between} vectors on the host while it is off; on again: {seen}"))
+    })
+}
+
+/// The driver frees its sources when it is suspended, and allocates others when it resumes.
+fn sample_sleeps(stand: &mut Stand<'_>, host: &Host, daemon: &Daemon, guest: &RunningGuest) -> Result<()> {
+    let awake = stand.sabotaged("stay-awake");
+    let rings = Rings::new(guest.agent());
+    let asked = || -> Result<Option<u64>> {
+        let answer = daemon.ctl(host, &["status"])?;
+        Ok(answer["status"]["counts"]["requests"]["allocate"].as_u64())
+    };
+    stand.report.check("works-after-a-suspend", &guest.agent().kernel_log(), || {
+        let before = asked()?;
+        if !awake {
+            card::suspend(guest.agent())?;
+        }
+        let after = asked()?;
+        let arrived = all_arrive(host, &rings, 0)?;
+        let (Some(before), Some(after)) = (before, after) else {
+            return Err(Unmet::Seen("the daemon does not say how often it was asked for vectors".to_owned()));
+        };
+        expect(after == before + 1, format!("allocated {before} times before and {after} after; {arrived}"))
+    })
+}
+
+/// Sources of a driver that does nothing for a suspend end with it. It hears of that, and can have others.
+fn sources_end(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
+    let awake = stand.sabotaged("stay-awake-with-sources");
+    let agent = guest.agent();
+    load(guest, &[vectors::MODULE])?;
+    stand.report.check("sources-held-over-a-suspend-end", &agent.kernel_log(), || {
+        let vectors = Vectors::bind(agent, WCN6855)?;
+        let states = |state: &str| -> Result<usize> {
+            Ok(vectors.held()?.iter().filter(|vector| vector.state == state).count())
+        };
+        let allocate = || vectors.allocate(&format!("msi contiguous {VECTORS} {VECTORS} 0"));
+        allocate()?;
+        let before = (states("on")?, held_by_host(host)?);
+        if !awake {
+            card::suspend(agent)?;
+        }
+        let after = (states("revoked")?, held_by_host(host)?);
+        vectors.free(0, VECTORS)?;
+        allocate()?;
+        let again = (states("on")?, held_by_host(host)?);
+        card::unbind(agent)?;
+        agent.write(&WCN6855.in_guest("driver_override"), "\n")?;
+        let seen = format!(
+            "{} on, {} on the host; after a suspend {} revoked, {} on the host; allocated again {}, {}",
+            before.0, before.1, after.0, after.1, again.0, again.1
+        );
+        let all = (VECTORS, VECTORS);
+        expect(before == all && after == (VECTORS, 0) && again == all, seen)
     })
 }
 
@@ -152,4 +230,38 @@ fn ath11k_takes_them(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -
     stand.report.check("ath11k-powers-the-card-up", model.log(), || {
         Ok(format!("{}, with MHI's interrupts from virtio-irq", card::powered_up(host, mark)?))
     })
+}
+
+/// The daemon is killed while ath11k has the vectors. The guest goes on without interrupts from there, and the host has them for as
+/// long as QEMU has the VFIO device. After that the next daemon and the next guest find all as it was.
+fn daemon_is_killed(
+    stand: &mut Stand<'_>,
+    host: &Host,
+    daemon: &Daemon,
+    guest: RunningGuest,
+) -> Result<(Daemon, RunningGuest)> {
+    let lives = stand.sabotaged("daemon-lives");
+    stand.report.check("killed-daemon-leaves-nothing", &daemon.log(), || {
+        if !lives {
+            daemon.kill()?;
+        }
+        let (goes_on, before) = (guest.agent().read("/proc/uptime").is_ok(), held_by_host(host)?);
+        let end = if goes_on { guest.kill()? } else { guest.ends("the daemon's end")? };
+        let (left, after) = (becoming(0, || daemon::running(host))?, held_by_host(host)?);
+        let guest = if goes_on { "goes on" } else { "ends" };
+        let seen = format!(
+            "the guest {guest}, {before} vectors on the host; QEMU ended by {end}: {after}; {left} processes of the daemon"
+        );
+        expect(after == 0 && left == 0, seen)
+    })?;
+    let (daemon, guest) = card::served_next(host, WCN6855.spec_with_vfio())?;
+    card::unbind(guest.agent())?;
+    let mark = guest.agent().kernel_mark();
+    card::load_ath11k(stand, &guest, !stand.sabotaged("next-is-unpatched"))?;
+    stand.report.check("next-daemon-serves-ath11k", &guest.agent().kernel_log(), || {
+        let taken = guest.agent().kernel_line(mark, TAKEN, SOON)?;
+        let held = held_by_host(host)?;
+        expect(held == VECTORS, format!("{}; {held} vectors on the host", text_of(&taken)))
+    })?;
+    Ok((daemon, guest))
 }

@@ -4,7 +4,7 @@
 //!
 //! The model has no firmware that would go on from there, so what ath11k does with the message is done by a sample driver.
 
-use super::functions::WCN6855;
+use super::functions::{WCN6855, machine_with};
 use super::kernels::{guest_is_well, host_is_well};
 use super::wcn6855::{self as card, Rings, TOLD};
 use super::{Common, SOON, Sabotage, Scenario, Stand, text_of};
@@ -20,6 +20,11 @@ use std::time::Duration;
 /// How often each ring sends its message.
 const TIMES: u64 = 5;
 
+/// A device of the host whose driver takes an interrupt, by which the card gets another one.
+const NEIGHBOR: &str = "pcie-root-port,addr=04.0";
+const NEIGHBOR_AT: &str = "0000:00:04.0";
+const NEIGHBORS_DRIVER: &str = "/sys/bus/pci/drivers/pcieport";
+
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "vtd-wcn6855-native",
     summary: "a Wi-Fi card's model in a guest with virtio-irq: every ring is heard, and the patched ath11k asks",
@@ -29,8 +34,10 @@ pub(super) const SCENARIO: Scenario = Scenario {
         "told-pair-is-the-hosts",
         "every-ring-is-heard",
         "works-after-binding-again",
+        "works-after-a-suspend",
         "ath11k-is-told-the-hosts-pair",
         "ath11k-asks-when-it-is-bound-again",
+        "ath11k-asks-after-a-suspend",
     ],
     sabotages: &[
         Sabotage {
@@ -49,6 +56,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
             what: "after binding again the rings get the guest's pair",
             fails: "works-after-binding-again",
         },
+        Sabotage { name: "stay-awake", what: "the guest is not suspended", fails: "works-after-a-suspend" },
         Sabotage {
             name: "unpatched-driver",
             what: "the guest has Debian's ath11k",
@@ -59,6 +67,11 @@ pub(super) const SCENARIO: Scenario = Scenario {
             what: "the driver stays bound",
             fails: "ath11k-asks-when-it-is-bound-again",
         },
+        Sabotage {
+            name: "ath11k-stays-awake",
+            what: "the guest is not suspended while ath11k has the card",
+            fails: "ath11k-asks-after-a-suspend",
+        },
     ],
     common: &[card::COMMON, Common::KERNELS, Common::DAEMON],
     unsettled: None,
@@ -68,7 +81,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 fn run(stand: &mut Stand<'_>) -> Result<()> {
     let drivers = patches_build(stand)?;
-    card::on_host(stand, SCENARIO.name, Some(&drivers), play)
+    let machine = machine_with(&Iommu::VTD, &[WCN6855]).device(NEIGHBOR);
+    card::on_machine(stand, SCENARIO.name, machine, Some(&drivers), play)
 }
 
 fn patches_build(stand: &mut Stand<'_>) -> Result<Drivers> {
@@ -91,9 +105,12 @@ fn play(stand: &mut Stand<'_>, host: &Host) -> Result<()> {
     let device = if simulated { WCN6855.spec().replace(WCN6855.host, "sim:wcn6855") } else { WCN6855.spec() };
     let (daemon, guest) = card::served_guest(host, device, &[])?;
     rings_are_heard(stand, host, &guest)?;
+    sample_sleeps(stand, host, &guest)?;
     card::unbind(guest.agent())?;
+    neighbor(host, "bind")?;
     ath11k_asks(stand, host, &guest)?;
     ath11k_asks_again(stand, host, guest.agent())?;
+    ath11k_sleeps(stand, host, guest.agent())?;
     guest_is_well(stand, &guest, 1)?;
     daemon.outlasts(stand, host, guest, 1)?;
     host_is_well(stand, host, None)
@@ -190,5 +207,43 @@ fn ath11k_asks_again(stand: &mut Stand<'_>, host: &Host, guest: &Agent) -> Resul
         let line = guest.kernel_line(mark, TOLD, SOON)?;
         let there = host.msi(WCN6855.host)?.pair;
         expect(card::told(&line) == Some(there), format!("{}; the host has {there}", text_of(&line)))
+    })
+}
+
+/// Gives the neighbor to its driver (`bind`), or takes it away (`unbind`): Linux gives out the lowest entry of the IOMMU's table that
+/// is free, so the next who enables an interrupt gets the neighbor's, and the next after a `bind` gets another.
+fn neighbor(host: &Host, what: &str) -> Result<()> {
+    host.agent().write(&format!("{NEIGHBORS_DRIVER}/{what}"), NEIGHBOR_AT)
+}
+
+/// The driver gives its vector back when it is suspended, and asks for the message of the next when it resumes.
+fn sample_sleeps(stand: &mut Stand<'_>, host: &Host, guest: &RunningGuest) -> Result<()> {
+    let awake = stand.sabotaged("stay-awake");
+    let rings = Rings::new(guest.agent());
+    stand.report.check("works-after-a-suspend", &guest.agent().kernel_log(), || {
+        let before = rings.host_pair()?;
+        neighbor(host, "unbind")?;
+        if !awake {
+            card::suspend(guest.agent())?;
+        }
+        let (told, heard) = (rings.host_pair()?, heard(host, &rings)?);
+        expect(told != before, format!("{before} before, {told} after it; {heard}"))
+    })
+}
+
+/// The real driver keeps its vector, but Linux enables MSI anew, for which the host takes another one.
+fn ath11k_sleeps(stand: &mut Stand<'_>, host: &Host, guest: &Agent) -> Result<()> {
+    let awake = stand.sabotaged("ath11k-stays-awake");
+    stand.report.check("ath11k-asks-after-a-suspend", &guest.kernel_log(), || {
+        let before = host.msi(WCN6855.host)?.pair;
+        let mark = guest.kernel_mark();
+        neighbor(host, "unbind")?;
+        if !awake {
+            card::suspend(guest)?;
+        }
+        let line = guest.kernel_line(mark, TOLD, SOON)?;
+        let there = host.msi(WCN6855.host)?.pair;
+        let seen = format!("{before} before; {}; the host has {there}", text_of(&line));
+        expect(card::told(&line) == Some(there) && there != before, seen)
     })
 }

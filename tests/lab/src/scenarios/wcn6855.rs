@@ -2,7 +2,7 @@
 //! What the scenarios with the Wi-Fi card's model have in common.
 
 use super::daemon::Daemon;
-use super::functions::{WCN6855, guest_with};
+use super::functions::{WCN6855, guest_with, machine_with};
 use super::kernels::{VIRTIO_IRQ, load, start_guest};
 use super::vectors::names;
 use super::{Common, SOON, Sabotage, Stand};
@@ -11,6 +11,7 @@ use crate::checks::Row;
 use crate::companion::Companion;
 use crate::error::{Error, Result};
 use crate::host::{Host, RunningGuest};
+use crate::machine::Machine;
 use crate::modules;
 use crate::msi::Pair;
 use crate::wifi;
@@ -63,8 +64,19 @@ pub(super) fn on_host(
     drivers: Option<&wifi::Drivers>,
     play: impl FnOnce(&mut Stand<'_>, &Host) -> Result<()>,
 ) -> Result<()> {
-    let files = guest_files(stand, drivers)?;
-    stand.on_host_with(name, &[WCN6855], &files, play)
+    on_machine(stand, name, machine_with(stand.iommu, &[WCN6855]), drivers, play)
+}
+
+/// As [`on_host`], on this machine that has the card.
+pub(super) fn on_machine(
+    stand: &mut Stand<'_>,
+    name: &str,
+    machine: Machine,
+    drivers: Option<&wifi::Drivers>,
+    play: impl FnOnce(&mut Stand<'_>, &Host) -> Result<()>,
+) -> Result<()> {
+    let machine = guest_files(stand, drivers)?.into_iter().fold(machine, Machine::guest_file);
+    stand.on_machine(name, machine, &[WCN6855], play)
 }
 
 /// Starts the daemon with this value of `--device`, and a guest that it serves, which has the sample driver. `arguments` are
@@ -74,9 +86,23 @@ pub(super) fn served_guest(
     device: String,
     arguments: &[&str],
 ) -> Result<(Daemon, RunningGuest)> {
-    let daemon = Daemon::start(host, "daemon", &[device])?;
+    served(host, ["daemon", "qemu"], device, arguments)
+}
+
+/// The same for the next daemon and the next guest on the host, with logs of their own.
+pub(super) fn served_next(host: &Host, device: String) -> Result<(Daemon, RunningGuest)> {
+    served(host, ["daemon-next", "qemu-next"], device, &[])
+}
+
+fn served(
+    host: &Host,
+    logs: [&str; 2],
+    device: String,
+    arguments: &[&str],
+) -> Result<(Daemon, RunningGuest)> {
+    let daemon = Daemon::start(host, logs[0], &[device])?;
     let guest = guest_with(&[WCN6855]).with(arguments.iter().map(|&argument| argument.to_owned()));
-    let guest = start_guest(host, "qemu", &Daemon::serve(host, guest)?, &[VIRTIO_IRQ, MODULE])?;
+    let guest = start_guest(host, logs[1], &Daemon::serve(host, guest)?, &[VIRTIO_IRQ, MODULE])?;
     Ok((daemon, guest))
 }
 
@@ -143,13 +169,14 @@ pub(super) fn driver(file: &str, name: &str) -> String {
     format!("/sys/bus/pci/drivers/{name}/{file}")
 }
 
-/// Sends the guest to sleep as far as its devices, and wakes it again. One that did sleep was not heard of any more: this is for
-/// one that refuses.
+/// Sends the guest to sleep, all but the firmware's part of it, and wakes it again: every device is suspended, and PCI functions
+/// lose what they have of their configuration.
 pub(super) fn suspend(guest: &Agent) -> Result<()> {
-    // The kernel's own test of drivers (Documentation/power/basic-pm-debugging.rst), without its pause of five seconds.
+    // The kernel's own test (Documentation/power/basic-pm-debugging.rst), without its pause of five seconds.
     guest.write("/sys/module/suspend/parameters/pm_test_delay", "0")?;
-    guest.write("/sys/power/pm_test", "devices")?;
-    guest.write_within("/sys/power/state", "freeze", SUSPEND)
+    guest.write("/sys/power/pm_test", "core")?;
+    guest.write("/sys/power/mem_sleep", "deep")?;
+    guest.sleep("mem", SUSPEND)
 }
 
 /// Lets the model tell nonsense of this kind (`test_page::NONSENSE`), 0 for none. Nobody has its BAR meanwhile.
