@@ -5,6 +5,7 @@
 mod common;
 
 use common::*;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::Signal;
 use std::fs;
 use std::io::Write;
@@ -161,6 +162,31 @@ fn that_make_their_memory_shorter_lose_it() {
     daemon.wait_for_line("left alone until it is set up again");
     drop(vm);
     Vm::connect(&daemon.socket).expect_service();
+    daemon.stop();
+}
+
+/// The flag that keeps the daemon from waiting is theirs as well.
+#[test]
+fn that_have_their_calls_wait_for_ever_get_no_more_of_them() {
+    let daemon = Daemon::start(&["sim:wcn6855"]);
+    let mut vm = Vm::connect(&daemon.socket);
+    vm.expect_service();
+    let call = vm.call(REQUESTS).try_clone_to_owned().unwrap();
+    let flags = fcntl_getfl(&call).unwrap();
+    fcntl_setfl(&call, flags - OFlags::NONBLOCK).unwrap();
+    rustix::io::write(&call, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    vm.send(&list_functions(0, 1), 48);
+    let began = Instant::now();
+    while vm.take_used(REQUESTS).is_none() {
+        assert!(began.elapsed() < LONG, "there is no answer");
+        std::thread::yield_now();
+    }
+    // It waits for the worker, which has the ring, and has still to call.
+    vm.stop_ring(REQUESTS);
+    vm.start_ring(REQUESTS);
+    fcntl_setfl(&call, flags).unwrap();
+    rustix::io::read(&call, &mut [0; 8]).unwrap();
+    vm.expect_service();
     daemon.stop();
 }
 

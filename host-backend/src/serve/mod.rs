@@ -10,6 +10,7 @@ pub use stop::Stop;
 use stop::Waited;
 
 use crate::bridge::Bridge;
+use crate::sys;
 use crate::vhost_user::Session;
 use rustix::event::Timespec;
 use std::io;
@@ -27,6 +28,7 @@ const PAUSE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// # Errors
 /// Waiting for a frontend failed for good. What a frontend does is never an error.
 pub fn serve(bridge: &Arc<Bridge>, transport: Transport, stop: &Stop) -> io::Result<()> {
+    sys::prepare_stand_in()?;
     match transport {
         Transport::Listening(socket) => serve_each(bridge, &socket, stop),
         Transport::Connected(frontend) => serve_one(bridge, frontend, stop),

@@ -2,10 +2,12 @@
 //! Everything in this crate that needs `unsafe`.
 
 mod mapping;
+mod patience;
 mod signals;
 mod vfio;
 
 pub(crate) use mapping::{GuestGuard, read_mapped};
+pub(crate) use patience::{consume_event, prepare_stand_in, signal_event};
 pub(crate) use signals::Signals;
 pub(crate) use vfio::{DeviceFile, GroupFile, ioctls as vfio_ioctls};
 

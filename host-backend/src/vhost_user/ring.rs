@@ -2,7 +2,7 @@
 //! A vring that survives what a guest or a frontend sets it up with.
 
 use crate::deliveries::{Bell, Bells};
-use crate::sys::borrow;
+use crate::sys::{borrow, consume_event, signal_event};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use std::fmt;
@@ -66,11 +66,10 @@ impl Ring {
     /// Notifies the driver; if there is no call eventfd yet, as soon as there is one. A frontend may start a ring
     /// before it sends that.
     pub(super) fn notify(&self, state: &VringState<Memory>) {
-        if state.get_call().is_none() {
-            self.owed.store(true, Ordering::Relaxed);
+        match state.get_call() {
+            Some(call) => signal_event(borrow(call)),
+            None => self.owed.store(true, Ordering::Relaxed),
         }
-        // It fails only if the counter is full, and then the driver has a notification waiting.
-        let _ = state.signal_used_queue();
     }
 
     /// Has the worker, which waits at `epoll`, watch the kicks of this queue edge-triggered from now on. The library watches
@@ -236,7 +235,7 @@ impl VringT<Memory> for Ring {
     fn read_kick(&self) -> io::Result<bool> {
         let state = self.inner.get_ref();
         if let Some(kick) = state.get_kick().as_ref().filter(|_| !self.edges.load(Ordering::Relaxed)) {
-            let _ = kick.consume();
+            consume_event(borrow(kick));
         }
         Ok(state.is_enabled())
     }
@@ -254,8 +253,8 @@ impl VringT<Memory> for Ring {
     }
 }
 
-/// Accepts an eventfd, and makes sure that neither reading nor writing it ever blocks. Anything else is dropped, as
-/// if the frontend had sent none: a pipe whose other end is closed would keep the worker busy forever.
+/// Accepts an eventfd, and sees to it that neither reading nor writing it blocks, as long as the frontend leaves it so. Anything
+/// else is dropped, as if the frontend had sent none: a pipe whose other end is closed would keep the worker busy forever.
 fn usable_event(file: File) -> io::Result<File> {
     use std::os::fd::AsRawFd;
     let target = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;

@@ -154,7 +154,8 @@ pub fn wait_for_exit(child: &mut Child) -> ExitStatus {
 
 pub fn readable(fd: &impl AsFd, timeout: Duration) -> bool {
     let timeout = Timespec::try_from(timeout).unwrap();
-    poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&timeout)).unwrap() > 0
+    // The threads of the daemon get signals.
+    rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&timeout))).unwrap() > 0
 }
 
 /// A virtual machine whose guest is the test.
