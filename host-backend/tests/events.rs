@@ -9,7 +9,7 @@ use common::*;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -318,13 +318,8 @@ fn a_source_that_fires_at_once_is_told_after_the_reply_that_gives_it() {
     host.stop();
 }
 
-/// A VMM that is stopped, or a kernel that takes its time, is none of the other functions' business.
-#[test]
-fn events_do_not_wait_for_what_the_host_does_for_a_request() {
-    let host = Host::start();
-    let mut vm = Vm::connect(&host.socket);
-    offer(&mut vm, &[16]);
-    assert_eq!(vm.ask(&allocate(0, 2), 64)[..2], OK);
+/// Has the guest allocate a source of function 7, for which the host takes its time until told to go on.
+fn keep_allocating(host: &Host, vm: &mut Vm) -> Sender<()> {
     let (called, was_called) = channel();
     let (go_on, goes_on) = channel();
     let goes_on = Mutex::new(goes_on);
@@ -334,6 +329,17 @@ fn events_do_not_wait_for_what_the_host_does_for_a_request() {
     }));
     vm.send(&allocate(7, 1), 64);
     was_called.recv_timeout(LONG).unwrap();
+    go_on
+}
+
+/// A VMM that is stopped, or a kernel that takes its time, is none of the other functions' business.
+#[test]
+fn events_do_not_wait_for_what_the_host_does_for_a_request() {
+    let host = Host::start();
+    let mut vm = Vm::connect(&host.socket);
+    offer(&mut vm, &[16]);
+    assert_eq!(vm.ask(&allocate(0, 2), 64)[..2], OK);
+    let go_on = keep_allocating(&host, &mut vm);
     assert!(host.functions[1].fire(0), "what it allocates fires already");
     for vector in [1, 0, 0, 1, 0, 1, 1, 0u8] {
         assert!(host.functions[0].fire(vector.into()));
@@ -361,15 +367,7 @@ fn events_do_not_wait_for_what_the_host_does_for_a_request() {
 fn memory_that_is_taken_away_during_a_request_is_lost_to_the_frontend_only() {
     let host = Host::start();
     let mut vm = Vm::connect(&host.socket);
-    let (called, was_called) = channel();
-    let (go_on, goes_on) = channel();
-    let goes_on = Mutex::new(goes_on);
-    host.functions[1].when_attached(Arc::new(move || {
-        called.send(()).unwrap();
-        goes_on.lock().unwrap().recv().unwrap();
-    }));
-    vm.send(&allocate(7, 1), 64);
-    was_called.recv_timeout(LONG).unwrap();
+    let go_on = keep_allocating(&host, &mut vm);
     let earlier = vm.show_other_memory();
     earlier.set_len(0).unwrap();
     go_on.send(()).unwrap();
