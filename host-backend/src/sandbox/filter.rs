@@ -64,7 +64,6 @@ const COMMON: &[c_long] = &[
     libc::SYS_pidfd_open,
     libc::SYS_ppoll,
     libc::SYS_pread64,
-    libc::SYS_preadv2,
     libc::SYS_read,
     libc::SYS_readlinkat,
     libc::SYS_readv,
